@@ -1,0 +1,45 @@
+"""The two ways in which the toolkit says no.
+
+``InputError`` is for a user's input: a file, an option, a name. Its text is one line that says what
+is wrong, what was expected and what to do. ``Refusal`` is for the robot: a measurement or a command
+that must not be acted on.
+
+    raise InputError(f"joint 'knee' is not in robot 'g1'{suggestion('knee', names)}", file=path)
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Iterable, Optional, Union
+
+
+class InputError(ValueError):
+    """The user's input cannot be used; the message says what to do about it."""
+
+    def __init__(self, problem: str, *, file: Optional[Union[str, Path]] = None) -> None:
+        """Join problem and file into one printable line, whatever the input contained."""
+        text = problem if file is None else f"{problem} (file: {file})"
+        super().__init__(" ".join("".join(c if c.isprintable() else " " for c in text).split()))
+
+
+class Refusal(RuntimeError):
+    """A measurement or a command is unsafe to act on."""
+
+
+def suggestion(name: str, valid: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the nearest valid one, or the valid ones.
+
+    Args:
+        name: What the user wrote.
+        valid: What would have been accepted.
+
+    Returns:
+        `` (did you mean 'x'?)`` or `` (valid: a, b, ...)``, with a leading space.
+    """
+    names = [str(v) for v in valid]
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.75)
+    if close:
+        return f" (did you mean '{close[0]}'?)"
+    shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+    return f" (valid: {shown})" if names else ""

@@ -1,0 +1,113 @@
+"""The ONNX operators that a policy may use, in numpy.
+
+Each takes its inputs (None where one is left out) and its attributes. What is not in the table is
+refused when a file is read: a policy that only one engine can run cannot be cross-checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, Mapping, Optional
+
+import numpy as np
+
+DTYPES: Dict[int, Any] = {
+    1: np.dtype("<f4"),
+    6: np.dtype("<i4"),
+    7: np.dtype("<i8"),
+    9: np.dtype("bool"),
+    11: np.dtype("<f8"),
+}
+"""ONNX element types by number."""
+
+Inputs = List[Any]
+Attributes = Mapping[str, Any]
+Operator = Callable[[Inputs, Attributes], np.ndarray]
+
+
+def _gemm(inputs: Inputs, attributes: Attributes) -> np.ndarray:
+    """Y = alpha A' B' + beta C."""
+    a = inputs[0].T if attributes.get("transA", 0) else inputs[0]
+    b = inputs[1].T if attributes.get("transB", 0) else inputs[1]
+    product = np.float32(attributes.get("alpha", 1.0)) * (a @ b)
+    if len(inputs) < 3 or inputs[2] is None:
+        return product
+    return product + np.float32(attributes.get("beta", 1.0)) * inputs[2]
+
+
+def _elu(inputs: Inputs, attributes: Attributes) -> np.ndarray:
+    x = inputs[0]
+    alpha = np.float32(attributes.get("alpha", 1.0))
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def _clip(inputs: Inputs, attributes: Attributes) -> np.ndarray:
+    def bound(position: int, name: str) -> Optional[Any]:
+        given = inputs[position] if len(inputs) > position else None
+        return attributes.get(name) if given is None else given
+
+    low, high = bound(1, "min"), bound(2, "max")
+    result = inputs[0]
+    result = result if low is None else np.maximum(result, low)
+    return result if high is None else np.minimum(result, high)
+
+
+def _axes(inputs: Inputs, attributes: Attributes) -> List[int]:
+    """Axes are an attribute up to opset 12 and an input after it."""
+    if len(inputs) > 1 and inputs[1] is not None:
+        return [int(axis) for axis in np.ravel(inputs[1])]
+    return [int(axis) for axis in attributes.get("axes") or []]
+
+
+def _squeeze(inputs: Inputs, attributes: Attributes) -> np.ndarray:
+    axes = _axes(inputs, attributes)
+    return np.squeeze(inputs[0], axis=tuple(axes) if axes else None)
+
+
+def _unsqueeze(inputs: Inputs, attributes: Attributes) -> np.ndarray:
+    result = inputs[0]
+    for axis in sorted(_axes(inputs, attributes)):
+        result = np.expand_dims(result, axis)
+    return result
+
+
+def _gather(inputs: Inputs, attributes: Attributes) -> np.ndarray:
+    return np.take(inputs[0], inputs[1].astype(np.int64), axis=int(attributes.get("axis", 0)))
+
+
+def _cast(inputs: Inputs, attributes: Attributes) -> np.ndarray:
+    return inputs[0].astype(DTYPES[int(attributes["to"])])
+
+
+def _constant(inputs: Inputs, attributes: Attributes) -> np.ndarray:
+    for name in ("value", "value_float", "value_int", "value_floats", "value_ints"):
+        if attributes.get(name) is not None:
+            value = np.asarray(attributes[name])
+            return value.astype(np.float32) if name.startswith("value_float") else value
+    raise ValueError("Constant without a value")
+
+
+def _sigmoid(inputs: Inputs, attributes: Attributes) -> np.ndarray:
+    # tanh does not overflow where exp(-x) would
+    return np.float32(0.5) * (np.tanh(np.float32(0.5) * inputs[0]) + np.float32(1.0))
+
+
+OPERATORS: Dict[str, Operator] = {
+    "Gemm": _gemm,
+    "MatMul": lambda x, a: x[0] @ x[1],
+    "Add": lambda x, a: x[0] + x[1],
+    "Sub": lambda x, a: x[0] - x[1],
+    "Mul": lambda x, a: x[0] * x[1],
+    "Div": lambda x, a: x[0] / x[1],
+    "Elu": _elu,
+    "Relu": lambda x, a: np.maximum(x[0], 0),
+    "Tanh": lambda x, a: np.tanh(x[0]),
+    "Sigmoid": _sigmoid,
+    "Clip": _clip,
+    "Concat": lambda x, a: np.concatenate(x, axis=int(a["axis"])),
+    "Identity": lambda x, a: x[0],
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Gather": _gather,
+    "Cast": _cast,
+    "Constant": _constant,
+}

@@ -13,13 +13,17 @@ import difflib
 from pathlib import Path
 from typing import Iterable, Optional, Union
 
+MAX_TEXT = 360
+"""A file decides what stands in an error about it; longer texts are cut, the path comes after."""
+
 
 class InputError(ValueError):
     """The user's input cannot be used; the message says what to do about it."""
 
     def __init__(self, problem: str, *, file: Optional[Union[str, Path]] = None) -> None:
         """Join problem and file into one printable line, whatever the input contained."""
-        text = problem if file is None else f"{problem} (file: {file})"
+        cut = problem if len(problem) <= MAX_TEXT else f"{problem[: MAX_TEXT - 3]}..."
+        text = cut if file is None else f"{cut} (file: {file})"
         super().__init__(" ".join("".join(c if c.isprintable() else " " for c in text).split()))
 
 
@@ -37,8 +41,8 @@ def suggestion(name: str, valid: Iterable[str]) -> str:
     Returns:
         `` (did you mean 'x'?)`` or `` (valid: a, b, ...)``, with a leading space.
     """
-    names = [str(v) for v in valid]
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.75)
+    names = [str(v)[:100] for v in valid]
+    close = difflib.get_close_matches(str(name)[:100], names, n=1, cutoff=0.75)
     if close:
         return f" (did you mean '{close[0]}'?)"
     shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")

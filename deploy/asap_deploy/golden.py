@@ -41,19 +41,28 @@ def load_policy(path: Union[str, Path]) -> Policy:
     Raises:
         InputError: If the file, its contract or its behaviour is not what it was at export.
     """
-    try:
-        size = Path(path).stat().st_size
-        if size > MAX_BYTES:
-            raise InputError(f"ONNX file has {size >> 20} MB, at most {MAX_BYTES >> 20}")
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"policy cannot be read: {error.strerror or error}", file=path) from None
+    data = read_policy_bytes(path)
     try:
         policy = Policy.from_bytes(data)
         verify(policy)
     except InputError as error:
         raise InputError(str(error), file=path) from None
     return policy
+
+
+def read_policy_bytes(path: Union[str, Path]) -> bytes:
+    """The bytes of a policy file, unless it is far too large to be one.
+
+    Raises:
+        InputError: If it cannot be read or is too large.
+    """
+    try:
+        size = Path(path).stat().st_size
+        if size > MAX_BYTES:
+            raise InputError(f"ONNX file has {size >> 20} MB, at most {MAX_BYTES >> 20}", file=path)
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"policy cannot be read: {error.strerror or error}", file=path) from None
 
 
 def record(policy: Policy, seed: int = 0) -> str:

@@ -40,6 +40,9 @@ _CHANNELS: Mapping[str, Tuple[str, ...]] = {
 }
 """Optional channels with T rows, and the axis that follows; J joints, A actions."""
 
+_LABELS = ("mode", "episode")
+"""Channels that may be text or whole numbers; all others are measurements."""
+
 _GAINS = ("stiffness", "damping")
 """(J,) where constant, (T, J) where they changed."""
 
@@ -66,10 +69,12 @@ class Log:
             InputError: Naming the channel that does not fit.
         """
         object.__setattr__(self, "joint_names", tuple(str(name) for name in self.joint_names))
-        object.__setattr__(self, "time_s", _read_only(self.time_s))
-        object.__setattr__(self, "joint_pos", _read_only(self.joint_pos))
-        channels = {name: _read_only(array) for name, array in self.fields.items()}
+        object.__setattr__(self, "time_s", _read_only("time_s", self.time_s))
+        object.__setattr__(self, "joint_pos", _read_only("joint_pos", self.joint_pos))
+        channels = {name: _read_only(name, array) for name, array in self.fields.items()}
         object.__setattr__(self, "fields", channels)
+        if self.time_s.ndim != 1:
+            raise InputError(f"log 'time_s' has shape {self.time_s.shape}, expected one axis")
         rows, joints = len(self.time_s), len(self.joint_names)
         if rows < 2 or joints < 1 or len(set(self.joint_names)) != joints:
             raise InputError(f"a log needs 2 rows and distinct joints; got {rows} and {joints}")
@@ -164,10 +169,13 @@ class Log:
             raise InputError(f"log file holds a wrong type: {error}", file=path) from None
 
 
-def _read_only(array: Any) -> np.ndarray:
-    """A copy that cannot be written, numbers of measurements as float64."""
+def _read_only(name: str, array: Any) -> np.ndarray:
+    """A copy that cannot be written, measurements as float64."""
     copy = np.array(array)
-    if copy.dtype.kind == "f":
+    if name not in _LABELS:
+        # Whole numbers too: differences of unsigned ones would never be negative.
+        if copy.dtype.kind not in "iuf":
+            raise InputError(f"log '{name}' has type {copy.dtype}, expected numbers")
         copy = copy.astype(np.float64)
     copy.setflags(write=False)
     return copy

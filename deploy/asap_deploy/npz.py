@@ -20,7 +20,7 @@ from typing import Any, Callable, Dict, Mapping, Union
 
 import numpy as np
 
-from asap_deploy.errors import InputError, suggestion
+from asap_deploy.errors import InputError
 
 PathLike = Union[str, Path]
 MAX_BYTES = 1 << 30
@@ -115,8 +115,8 @@ def require_keys(
     """
     for key, ndim in required.items():
         if key not in arrays:
-            near = suggestion(key, list(arrays))
-            raise InputError(f"{what} lacks the key '{key}'; got keys{near}", file=path)
+            held = ", ".join(list(arrays)[:12]) or "nothing"
+            raise InputError(f"{what} lacks the key '{key}'; it holds {held}", file=path)
         if np.ndim(arrays[key]) != ndim:
             raise InputError(
                 f"{what}: '{key}' has shape {np.shape(arrays[key])}, expected {ndim} axes",

@@ -1,0 +1,67 @@
+"""What all commands share: common options, the outcome that a command returns, tables.
+
+A command is a frozen dataclass of options with a ``run`` method. It returns an ``Outcome``; only
+``cli.py`` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from asap.metrics import Interval
+
+DONE, CHECK_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses."""
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """Options that every command has."""
+
+    seed: int = 0
+    """Of everything random."""
+    json: Path | None = None
+    """Write the result to this file as JSON."""
+    quiet: bool = False
+    """Print nothing but errors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a command did."""
+
+    result: dict[str, Any]
+    """For JSON, without the envelope."""
+    shown: Sequence[RenderableType] = ()
+    """What a person sees."""
+    inputs: Sequence[Path] = field(default_factory=tuple)
+    """Files that were read, for the envelope."""
+    status: int = DONE
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table for the terminal: names to the left, figures to the right."""
+    result = Table(title=title, title_justify="left", header_style="bold")
+    for place, column in enumerate(columns):
+        result.add_column(column, justify="left" if place == 0 else "right")
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def show(figure: Interval, digits: int = 1) -> str:
+    """A figure with its interval."""
+    if figure.value != figure.value:
+        return "-"
+    text = f"{figure.value:.{digits}f}"
+    if figure.low != figure.low or figure.low == figure.high:
+        return text
+    return f"{text} ({figure.low:.{digits}f} to {figure.high:.{digits}f})"

@@ -1,0 +1,229 @@
+"""Commands about robots and motions: ``asap robots ...`` and ``asap motions ...``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from asap.cli_common import CHECK_FAILED, DONE, Common, Outcome, Progress, table
+from asap.inputs import MOTIONS_FOLDER, find_motion
+from asap.motion_check import MotionReport, check_motion
+from asap.motions import import_motion
+from asap.robot import Robot, robot_names
+from asap_deploy.errors import InputError
+from asap_deploy.motion import Motion
+
+Names = Annotated[tuple[str, ...], tyro.conf.Positional]
+Files = Annotated[tuple[Path, ...], tyro.conf.Positional]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotsList(Common):
+    """The robots that come with the toolkit, their variants and twins."""
+
+    def run(self, progress: Progress) -> Outcome:
+        """List them."""
+        return _robots(robot_names(), DONE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotsCheck(Common):
+    """What a robot's description lacks, or what is odd about it; exit status 1 if anything is."""
+
+    robot: Names = ()
+    """Names (g1, g1:asap, g1@twin) or folders with a robot.toml; all by default."""
+
+    def run(self, progress: Progress) -> Outcome:
+        """Check each of them."""
+        return _robots(list(self.robot) or robot_names(), CHECK_FAILED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotsView(Common):
+    """A picture (PNG) or a rerun recording of a robot in its default pose."""
+
+    robot: Annotated[str, tyro.conf.Positional] = "g1"
+    """Name, or folder with a robot.toml."""
+    view: Path | None = None
+    """Rerun recording to write (.rrd)."""
+    png: Path | None = None
+    """Picture to write."""
+
+    def run(self, progress: Progress) -> Outcome:
+        """Draw it."""
+        from asap.visualize import view_robot  # rerun takes a second to import
+
+        if self.view is None and self.png is None:
+            raise InputError("nothing to write: give --png FILE.png or --view FILE.rrd")
+        robot = Robot.load(self.robot)
+        written = [path for path in (self.png, self.view) if path is not None]
+        for path in written:
+            view_robot(robot, path)
+        return Outcome(
+            result={"robot": robot.name, "written": written},
+            shown=[f"{robot.name}: wrote {', '.join(map(str, written))}"],
+        )
+
+
+def _robots(names: list[str], status_if_odd: int) -> Outcome:
+    """Facts and problems of robots."""
+    rows, result, odd = [], {}, False
+    for name in names:
+        robot = Robot.load(name)
+        problems = robot.check()
+        odd |= bool(problems)
+        mass = float(robot.model.body_mass.sum())
+        root = name.partition("@")[0]
+        twins = [n for n in robot_names() if n.startswith(f"{root}@")]
+        result[name] = {
+            "joints": len(robot.joint_names),
+            "actions": len(robot.action_joint_names),
+            "mass_kg": mass,
+            "integrator": robot.integrator,
+            "physics_dt": robot.physics_dt,
+            "twins": twins,
+            "problems": problems,
+        }
+        physics = f"{robot.integrator} {1000 * robot.physics_dt:g} ms"
+        count = str(len(problems)) if problems else "none"
+        rows.append([name, str(len(robot.joint_names)), str(len(robot.action_joint_names)),
+                     f"{mass:.2f}", physics, count])  # fmt: skip
+    columns = ["robot", "joints", "actions", "mass [kg]", "physics", "problems"]
+    remarks = [f"{name}: {text}" for name in names for text in result[name]["problems"]]
+    status = status_if_odd if odd else DONE
+    return Outcome(
+        result={"robots": result},
+        shown=[table("Robots", columns, rows), *remarks],
+        status=status,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionsList(Common):
+    """The reference motions that come with the toolkit."""
+
+    robot: str = "g1"
+    """Whose motions."""
+
+    def run(self, progress: Progress) -> Outcome:
+        """List them."""
+        folder = MOTIONS_FOLDER / self.robot.partition("@")[0].partition(":")[0]
+        files = sorted(folder.glob("*.npz"))
+        robot = Robot.load(self.robot)
+        reports = {path.stem: check_motion(Motion.load(path), robot) for path in files}
+        return _motions(reports, files, DONE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading(Common):
+    """How foreign files are read."""
+
+    robot: str = "g1"
+    """Robot that shall follow the motion."""
+    ground: bool = True
+    """Put stance soles onto the floor; flight keeps its height profile."""
+    fps: float | None = None
+    """Frame rate of the file [Hz], where it does not say; CSV files are taken as 30."""
+    quat_order: Literal["xyzw", "wxyz"] | None = None
+    """Order of quaternions in the file, where it cannot be told."""
+    joint_order: Literal["dfs", "bfs"] | None = None
+    """Order of joints in the file, where it cannot be told: depth first (MuJoCo, Unitree) or
+    breadth first (Isaac)."""
+    format: str = "auto"
+    """Format of the file; recognised by content."""
+    clip: str | None = None
+    """Which clip of a file that holds several."""
+    target_fps: float = 50.0
+    """Frame rate of the result [Hz]."""
+
+    def read(self, path: Path, robot: Robot) -> Motion:
+        """One file as a motion."""
+        return import_motion(
+            find_motion(path, robot),
+            robot,
+            format=self.format,
+            fps=self.fps,
+            quat_order=self.quat_order,
+            joint_order=self.joint_order,
+            ground=self.ground,
+            target_fps=self.target_fps,
+            clip=self.clip,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionsCheck(_Reading):
+    """What is wrong with motions of any format; exit status 1 if anything is."""
+
+    motion: Files
+    """Files, or names of clips that come with the toolkit."""
+    ground: bool = False
+    """Check the motion as it would be after grounding, instead of as it is."""
+
+    def run(self, progress: Progress) -> Outcome:
+        """Check each of them."""
+        robot = Robot.load(self.robot)
+        files = [find_motion(path, robot) for path in self.motion]
+        reports = {}
+        for number, path in enumerate(files):
+            reports[path.stem] = check_motion(self.read(path, robot), robot)
+            progress((number + 1) / len(files))
+        return _motions(reports, files, CHECK_FAILED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionsConvert(_Reading):
+    """Motions of any format as files of ours, on the joints of a robot, with soles on the floor."""
+
+    motion: Files
+    """Files to read: ASAP/PHC/PBHC, GMR and GMT .pkl, Unitree CSV, BeyondMimic, mjlab and
+    HoloSoma .npz."""
+    out: Path = Path("motions")
+    """Folder to write to."""
+
+    def run(self, progress: Progress) -> Outcome:
+        """Convert each of them."""
+        robot = Robot.load(self.robot)
+        reports: dict[str, MotionReport] = {}
+        stems = [path.stem for path in self.motion]
+        twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+        if twice:
+            raise InputError(f"two files are named '{twice}': convert them into different folders")
+        for number, path in enumerate(self.motion):
+            motion = self.read(path, robot)
+            motion.save(self.out / f"{path.stem}.npz")
+            reports[path.stem] = check_motion(motion, robot)
+            progress((number + 1) / len(self.motion))
+        return _motions(reports, list(self.motion), DONE, wrote=self.out)
+
+
+def _motions(
+    reports: dict[str, MotionReport],
+    files: list[Path],
+    status_if_odd: int,
+    wrote: Path | None = None,
+) -> Outcome:
+    """Figures and problems of clips."""
+    rows, result = [], {}
+    for name, report in reports.items():
+        facts: dict[str, Any] = report.as_dict()
+        result[name] = facts
+        clearance = float(np.nan_to_num(facts["sole_clearance_m"]))
+        rows.append([name, str(facts["frames"]), f"{facts['fps']:g}", str(facts["joints"]),
+                     f"{1000 * clearance:.1f}", f"{facts['max_joint_speed']:.1f}",
+                     str(len(facts["problems"])) if facts["problems"] else "none"])  # fmt: skip
+    columns = ["motion", "frames", "fps", "joints", "sole clearance [mm]", "fastest joint [rad/s]",
+               "problems"]  # fmt: skip
+    remarks = [f"{name}: {text}" for name, facts in result.items() for text in facts["problems"]]
+    odd = any(facts["problems"] for facts in result.values())
+    notes = [f"wrote {len(reports)} files to {wrote}"] if wrote else []
+    return Outcome(
+        result={"motions": result},
+        shown=[table("Motions", columns, rows), *remarks, *notes],
+        inputs=files,
+        status=status_if_odd if odd else DONE,
+    )

@@ -1,0 +1,258 @@
+"""Commands about policies: ``asap evaluate``, ``asap export`` and ``asap view``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import RenderableType
+
+from asap.cli_common import Common, Outcome, Progress, show, table
+from asap.evaluate import Case, EvaluateConfig, Evaluation, evaluate
+from asap.inputs import OpenedMotion, open_motion, open_policy
+from asap.metrics import ERROR_NAMES
+from asap.robot import Robot
+from asap.rollout import Rollout
+from asap.tracking import StartNoise
+from asap.walk import WalkConfig, walk
+from asap_deploy.errors import InputError
+from asap_deploy.golden import load_policy, verify
+from asap_deploy.npz import write_atomic
+
+_HEADINGS = ["success", "global [mm]", "root-relative [mm]", "velocity [mm/frame]",
+             "acceleration [mm/frame²]"]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Common):
+    """Roll a policy out on a robot or twin, through the runtime that drives the real robot.
+
+    Prints the errors of the literature with 95 % intervals: mean over 27 points of the G1,
+    global and relative to the base; velocity and acceleration as frame differences at 50 Hz.
+    A policy without a clip follows --command instead.
+    """
+
+    policy: tuple[Path, ...]
+    """ONNX files: one for all motions, or one for each."""
+    motion: tuple[Path, ...] = ()
+    """Clips to track: files of any known format, or names of clips of ours."""
+    robot: str = "g1"
+    """Robot, variant or twin (g1, g1:asap, g1@worn), or a folder with a robot.toml."""
+    layout: str | None = None
+    """Observation layout of an ONNX file that carries no contract (asap, asap-loco,
+    beyondmimic)."""
+    episodes: int = 64
+    """Episodes of each clip."""
+    start_noise: StartNoise = "none"
+    """none: at rest in the first frame; paper: with the noise of the original's fine-tuning."""
+    delay_ms: float = 0.0
+    """Delay from command to motor [ms]."""
+    push_speed: float = 0.0
+    """Kick of the base in a random direction [m/s]."""
+    push_interval_s: float = 1.0
+    """Time between kicks [s]."""
+    ground: bool = True
+    """Put the soles of foreign clips onto the floor first."""
+    points: Literal["paper", "bodies"] = "paper"
+    """Points that errors average over: links and virtual points, or all bodies."""
+    fail_distance_m: float = 0.5
+    """An episode fails when its mean error exceeds this [m]."""
+    command: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """For a walking policy: forward and left velocity [m/s], yaw rate [rad/s]; zero: stand."""
+    duration_s: float = 20.0
+    """For a walking policy: length of an episode [s]."""
+    threads: int = 0
+    """Threads of the simulator; 0: all cores."""
+    view: Path | None = None
+    """Write a rerun recording of the first episode of each clip (.rrd)."""
+    png: Path | None = None
+    """Write a contact sheet of the first episode of the first clip."""
+
+    def run(self, progress: Progress) -> Outcome:
+        """Evaluate."""
+        robot = Robot.load(self.robot)
+        motions = [open_motion(path, robot, ground=self.ground) for path in self.motion]
+        inputs = [*self.policy, *(motion.path for motion in motions)]
+        cases = self._cases(robot, motions)
+        if len(cases) == 1 and cases[0].policy.contract.clip is None:
+            return self._walk(cases[0], robot, progress, inputs)
+        config = EvaluateConfig(
+            episodes=self.episodes,
+            start_noise=self.start_noise,
+            delay_ms=self.delay_ms,
+            push_speed=self.push_speed,
+            push_interval_s=self.push_interval_s,
+            points=self.points,
+            fail_distance_m=self.fail_distance_m,
+            seed=self.seed,
+            threads=self.threads,
+        )
+        result = evaluate(cases, robot, config, progress)
+        written = _draw([clip.rollout for clip in result.clips], self.view, self.png)
+        facts = {"robot": robot.name, "written": written, **result.as_dict()}
+        return Outcome(result=facts, shown=[_evaluation_table(result, robot)], inputs=inputs)
+
+    def _cases(self, robot: Robot, motions: list[OpenedMotion]) -> list[Case]:
+        """Policies paired with their clips."""
+        clips: list[OpenedMotion | None] = list(motions) or [None]
+        policies = list(self.policy)
+        if len(policies) == 1:
+            policies *= len(clips)
+        if len(policies) != len(clips):
+            raise InputError(
+                f"got {len(policies)} policies and {len(motions)} motions; give one policy for all "
+                "motions, or one for each"
+            )
+        cases = []
+        for path, clip in zip(policies, clips, strict=True):
+            opened = open_policy(path, robot, clip, self.layout)
+            motion = opened.motion if clip is None else clip.motion
+            if motion is None and opened.policy.contract.clip is not None:
+                raise InputError("this policy tracks a clip: give it with --motion", file=path)
+            cases.append(Case(opened.policy, motion, path.stem if clip is None else clip.name))
+        return cases
+
+    def _walk(self, case: Case, robot: Robot, progress: Progress, inputs: list[Path]) -> Outcome:
+        """Stand or walk by command."""
+        config = WalkConfig(
+            command=self.command,
+            duration_s=self.duration_s,
+            episodes=self.episodes,
+            seed=self.seed,
+            threads=self.threads,
+        )
+        result = walk(case.policy, robot, config, progress)
+        written = _draw([result.rollout], self.view, self.png)
+        forward, left, turn = result.velocity_b
+        shown = table(
+            f"{case.name} on {robot.name}, command {self.command}, {self.duration_s:g} s",
+            ["episodes", "upright", "forward [m/s]", "left [m/s]", "yaw [rad/s]", "height [m]"],
+            [[str(self.episodes), show(result.success_rate, 2), show(forward, 3), show(left, 3),
+              show(turn, 3), show(result.base_height, 3)]],
+        )  # fmt: skip
+        facts = {"robot": robot.name, "written": written, **result.as_dict()}
+        return Outcome(result=facts, shown=[shown], inputs=inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Common):
+    """Turn an ONNX policy of another toolkit into one of ours: contract, clip, golden vectors."""
+
+    from_onnx: Path
+    """The foreign file."""
+    robot: str = "g1"
+    """Robot that it was trained for."""
+    motion: Path | None = None
+    """Clip that it tracks; not needed for a walking policy or where the file holds its clip."""
+    layout: str | None = None
+    """Its observation layout (asap, asap-loco, beyondmimic); read from the file where it says."""
+    ground: bool = True
+    """Put the soles of the clip onto the floor first."""
+    out: Path = Path("policy.onnx")
+    """File to write."""
+
+    def run(self, progress: Progress) -> Outcome:
+        """Convert and verify."""
+        robot = Robot.load(self.robot)
+        clip = open_motion(self.motion, robot, ground=self.ground) if self.motion else None
+        opened = open_policy(self.from_onnx, robot, clip, self.layout)
+        if opened.foreign is None:
+            raise InputError("this policy already carries a contract: use it as it is",
+                             file=self.from_onnx)  # fmt: skip
+        write_atomic(self.out, lambda stream: stream.write(opened.foreign))
+        policy = load_policy(self.out)
+        parity = verify(policy)
+        contract = policy.contract
+        facts = {
+            "onnx": self.out,
+            "parity_max_abs": parity,
+            "layout": contract.layout,
+            "robot": contract.robot,
+            "warnings": [
+                contract.provenance[key] for key in contract.provenance if key == "warning"
+            ],
+        }
+        rows = [
+            ["robot", contract.robot],
+            ["layout", f"{contract.layout}, {len(contract.element_names)} numbers"],
+            ["actions", f"{len(contract.action_joint_names)} at {1 / contract.control_dt:g} Hz"],
+            ["clip", contract.clip.name if contract.clip else "none, follows commands"],
+            ["onnxruntime and numpy against the golden vectors", f"{parity:.1e}"],
+        ]
+        shown: list[RenderableType] = [table(f"Wrote {self.out}", ["", ""], rows)]
+        shown += [f"warning: {text}" for text in facts["warnings"]]
+        inputs = [self.from_onnx, *([clip.path] if clip else [])]
+        return Outcome(result=facts, shown=shown, inputs=inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View(Common):
+    """A rerun recording of a motion, or of a policy that tracks it; also as a contact sheet."""
+
+    motion: Path
+    """Clip: a file of any known format, or the name of a clip of ours."""
+    policy: Path | None = None
+    """Policy that shall track it; without one, the motion alone is shown."""
+    robot: str = "g1"
+    """Robot, variant or twin."""
+    layout: str | None = None
+    """Observation layout of an ONNX file that carries no contract."""
+    ground: bool = True
+    """Put the soles of foreign clips onto the floor first."""
+    out: Path = Path("view.rrd")
+    """Rerun recording to write; open it with `rerun FILE`."""
+    png: Path | None = None
+    """Contact sheet to write."""
+
+    def run(self, progress: Progress) -> Outcome:
+        """Roll out and draw."""
+        from asap.visualize import write_motion_recording
+
+        robot = Robot.load(self.robot)
+        clip = open_motion(self.motion, robot, ground=self.ground)
+        if self.policy is None:
+            if self.png is not None:
+                raise InputError("--png shows a policy: give one with --policy")
+            write_motion_recording(clip.motion, robot, self.out)
+            return Outcome(result={"written": [self.out]}, shown=[f"wrote {self.out}"],
+                           inputs=[clip.path])  # fmt: skip
+        policy = open_policy(self.policy, robot, clip, self.layout).policy
+        config = EvaluateConfig(episodes=1, seed=self.seed)
+        result = evaluate([Case(policy, clip.motion, clip.name)], robot, config, progress)
+        written = _draw([result.clips[0].rollout], self.out, self.png)
+        shown = [_evaluation_table(result, robot), f"wrote {', '.join(map(str, written))}"]
+        return Outcome(result={"written": written, **result.as_dict()}, shown=shown,
+                       inputs=[self.policy, clip.path])  # fmt: skip
+
+
+def _evaluation_table(result: Evaluation, robot: Robot) -> RenderableType:
+    """A row a clip, and one for all."""
+    rows = []
+    groups = [(clip.name, [clip]) for clip in result.clips]
+    if len(result.clips) > 1:
+        groups.append(("all", result.clips))
+    for name, clips in groups:
+        figures = result.figures(clips)
+        errors = [
+            show(figures[key], 1 if place < 2 else 2) for place, key in enumerate(ERROR_NAMES)
+        ]
+        rows.append([name, show(figures["success_rate"], 2), *errors])
+    episodes = len(result.clips[0].survived_s)
+    return table(f"{episodes} episodes a clip on {robot.name}", ["clip", *_HEADINGS], rows)
+
+
+def _draw(rollouts: list[Rollout], view: Path | None, png: Path | None) -> list[Path]:
+    """Write what was asked for; rerun and matplotlib are imported only then."""
+    written = []
+    if view is not None:
+        from asap.visualize import write_recording
+
+        write_recording(rollouts, view)
+        written.append(view)
+    if png is not None:
+        from asap.sheet import contact_sheet
+
+        contact_sheet(rollouts[0], png)
+        written.append(png)
+    return written

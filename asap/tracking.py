@@ -1,0 +1,97 @@
+"""A reference motion laid out for one robot, and the states in which episodes begin.
+
+reference = Reference(motion, robot, TrackedPoints(robot))
+qpos, qvel = start_states(reference.frame(0.0), robot, count=64, noise="paper", rng=rng)
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from asap.metrics import TrackedPoints
+from asap.robot import Robot
+from asap_deploy import rotation
+from asap_deploy.motion import Motion, MotionFrame
+
+StartNoise = Literal["none", "paper"]
+"""none: at rest in the first frame. paper: the velocity of the reference and the noise with which
+the original fine-tunes: joints 0.1 rad and 0.15 rad/s, base 5 cm, up to 10 degrees, 0.01 m/s."""
+
+
+class Reference:
+    """The motion in the robot's order, lowered so that a sole touches the floor at the start."""
+
+    def __init__(self, motion: Motion, robot: Robot, points: TrackedPoints) -> None:
+        """Order the motion's joints and bodies like the robot's.
+
+        Args:
+            motion: Holds every joint and body of the robot.
+            robot: Whose order is wanted.
+            points: Over which errors are averaged.
+        """
+        self.points = points
+        bodies = [motion.body_names.index(name) for name in robot.body_names]
+        joints = [motion.joint_names.index(name) for name in robot.joint_names]
+        first = motion.body_pos_w[:1, bodies], motion.body_quat_wxyz[:1, bodies]
+        lowered = motion.body_pos_w[:, bodies].copy()
+        lowered[..., 2] -= robot.sole_clearance(*first).min()
+        self._motion = motion.replace(
+            joint_names=robot.joint_names,
+            joint_pos=motion.joint_pos[:, joints],
+            joint_vel=motion.joint_vel[:, joints],
+            body_names=robot.body_names,
+            body_pos_w=lowered,
+            body_quat_wxyz=motion.body_quat_wxyz[:, bodies],
+            body_lin_vel_w=motion.body_lin_vel_w[:, bodies],
+            body_ang_vel_w=motion.body_ang_vel_w[:, bodies],
+        )
+
+    def frame(self, time_s: float) -> MotionFrame:
+        """The motion at one time, without a leading axis."""
+        return self._motion.at(np.float64(time_s))
+
+    def positions(self, frame: MotionFrame) -> np.ndarray:
+        """(P, 3) tracked points of a frame."""
+        return self.points.positions(frame.body_pos_w, frame.body_quat_wxyz)
+
+
+def start_states(
+    frame: MotionFrame, robot: Robot, count: int, noise: StartNoise, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where episodes begin: in the first frame of the motion, with or without noise.
+
+    Args:
+        frame: The first frame, already lowered to the floor.
+        robot: Order of joints and bodies.
+        count: Number of states N.
+        noise: ``none``: at rest; ``paper``: see ``StartNoise``.
+        rng: For the noise.
+
+    Returns:
+        qpos (N, nq) and qvel (N, nv).
+    """
+    joints = len(robot.joint_names)
+    base_pos = np.tile(frame.body_pos_w[0], (count, 1))
+    base_quat = np.tile(frame.body_quat_wxyz[0], (count, 1))
+    joint_pos = np.tile(frame.joint_pos, (count, 1))
+    qvel = np.zeros((count, robot.model.nv))
+    if noise == "paper":
+        base_pos += rng.normal(0.0, 0.05, (count, 3))
+        axis = rotation.normalize(rng.normal(size=(count, 3)))
+        turn = rotation.from_axis_angle(axis, rng.uniform(0.0, np.deg2rad(10.0), count))
+        base_quat = rotation.multiply(turn, base_quat)
+        joint_pos += rng.normal(0.0, 0.1, (count, joints))
+        joint_pos = np.clip(joint_pos, robot.joint_pos_lower, robot.joint_pos_upper)
+        ang_vel_b = rotation.rotate_inverse(base_quat, frame.body_ang_vel_w[0])
+        qvel[:, :3] = frame.body_lin_vel_w[0] + rng.normal(0.0, 0.01, (count, 3))
+        qvel[:, 3:6] = ang_vel_b + rng.normal(0.0, 0.01, (count, 3))
+        qvel[:, robot.qvel_ids] = frame.joint_vel + rng.normal(0.0, 0.15, (count, joints))
+        # A start inside the floor would be thrown up by the contact: lift it onto the floor.
+        clearance = robot.sole_clearance(*robot.forward_kinematics(base_pos, base_quat, joint_pos))
+        base_pos[:, 2] += np.maximum(0.0, -clearance.min(axis=1))
+    qpos = np.tile(robot.model.qpos0, (count, 1))
+    qpos[:, :3], qpos[:, 3:7] = base_pos, base_quat
+    qpos[:, robot.qpos_ids] = joint_pos
+    return qpos, qvel

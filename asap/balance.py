@@ -4,8 +4,8 @@ It is the LQR of the model around its default pose, reduced to what the robot me
 and tracks clips that move the arms slowly: enough to try every part of the toolkit, and the
 reference that a trained policy has to beat.
 
-    data = balance_policy(Robot.load("g1"), motion, name="wave")
-    Path("wave.onnx").write_bytes(data)
+    motion = wave_motion(Robot.load("g1"))
+    Path("wave.onnx").write_bytes(balance_policy(robot, motion, name="wave"))
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from scipy import linalg
 
 from asap import onnx_file
 from asap.export import make_contract, write_policy
+from asap.motions import motion_from_poses
 from asap.robot import Robot
 from asap_deploy.errors import InputError
 from asap_deploy.motion import Motion
@@ -23,7 +24,44 @@ from asap_deploy.observation import LAYOUTS, TERMS, Sizes
 
 LAYOUT = "asap"
 _SETTLE_S = 1.0
-"""The robot is held upright for so long before the model is linearised: contacts are then loaded."""
+"""The robot is held upright for so long before it is linearised: the contacts are then loaded."""
+
+
+def wave_motion(robot: Robot, *, duration_s: float = 4.0, fps: float = 50.0) -> Motion:
+    """A clip of our own: the robot stands and waves with its right arm, then rests it again.
+
+    Args:
+        robot: With the arm joints of a G1.
+        duration_s: Of the clip [s].
+        fps: Frames per second [Hz].
+
+    Raises:
+        InputError: If the robot has no such arm.
+    """
+    frames = round(duration_s * fps) + 1
+    time_s = np.arange(frames) / fps
+    # Up and down again by a minimum-jerk ramp of 1.2 s; in between the elbow swings at 1 Hz.
+    ramp = np.clip(np.minimum(time_s, duration_s - time_s) / 1.2, 0.0, 1.0)
+    raised = ramp**3 * (10.0 - 15.0 * ramp + 6.0 * ramp**2)
+    swing = np.sin(2.0 * np.pi * (time_s - 1.2)) * raised
+    joint_pos = np.tile(robot.default_joint_pos, (frames, 1))
+    for name, lifted, swung in (
+        # Upper arm out to the side, turned until the forearm points up; the elbow waves.
+        ("right_shoulder_pitch_joint", -0.2, 0.0),
+        ("right_shoulder_roll_joint", -1.1, 0.0),
+        ("right_shoulder_yaw_joint", -1.4, 0.0),
+        ("right_elbow_joint", -0.5, 0.45),
+    ):
+        joint_pos[:, robot.joint_ids([name])[0]] += lifted * raised + swung * swing
+    base = robot.default_qpos()[:7]
+    return motion_from_poses(
+        robot,
+        np.tile(base[:3], (frames, 1)),
+        np.tile(base[3:], (frames, 1)),
+        joint_pos,
+        fps=fps,
+        source="made by asap.balance.wave_motion; Apache-2.0",
+    )
 
 
 def balance_policy(robot: Robot, motion: Motion, *, name: str) -> bytes:
@@ -72,7 +110,10 @@ def balance_policy(robot: Robot, motion: Motion, *, name: str) -> bytes:
         offset_mode="reference",
         provenance={"source": "linear quadratic regulator of the model, no training"},
     )
-    model = onnx_file.network([(weight, np.zeros(len(actions)))])
+    # A motor that carries weight sags by torque / stiffness: aim that much past the pose.
+    carried = _settled(robot).actuator_force / np.maximum(robot.stiffness, 1e-6)
+    bias = carried[actions] / robot.action_scale[actions]
+    model = onnx_file.network([(weight, bias)])
     return write_policy(model, contract, robot, motion)
 
 
@@ -96,20 +137,40 @@ def feedback(robot: Robot) -> np.ndarray:
         raise InputError(f"robot '{robot.name}' is no free biped: it has nothing to balance")
     model, data = robot.model, _settled(robot)
     nv = model.nv
+    balancing = _balancing_joints(robot)
     a, b = _control_step(robot, model, data)
+    b, effort = b[:, balancing], 20.0 * np.eye(len(balancing))
     cost = np.zeros((2 * nv, 2 * nv))
     _, lever = _com_jacobian(robot, model, data)
     cost[:nv, :nv] = 1000.0 * lever.T @ lever + 0.1 * np.eye(nv)
     cost[nv:, nv:] = 0.01 * np.eye(nv)
     cost[robot.qvel_ids, robot.qvel_ids] += 1.0
     try:
-        value = linalg.solve_discrete_are(a, b, cost, 20.0 * np.eye(model.nu))
+        value = linalg.solve_discrete_are(a, b, cost, effort)
     except (linalg.LinAlgError, ValueError) as error:
         raise InputError(
             f"robot '{robot.name}' has no linear balance controller: {error}"
         ) from None
-    full = np.linalg.solve(20.0 * np.eye(model.nu) + b.T @ value @ b, b.T @ value @ a)
-    return _measured_part(robot, model, data, full)
+    full = np.zeros((model.nu, 2 * nv))
+    full[balancing] = np.linalg.solve(effort + b.T @ value @ b, b.T @ value @ a)
+    gain = _measured_part(robot, model, data, full)
+    # Arms follow the clip: legs and waist must not take that for a disturbance.
+    others = np.setdiff1d(np.arange(len(robot.joint_names)), balancing)
+    gain[:, 3 + others] = 0.0
+    gain[:, 6 + len(robot.joint_names) + others] = 0.0
+    return gain
+
+
+def _balancing_joints(robot: Robot) -> np.ndarray:
+    """Places of the joints between the base, the feet and the torso."""
+    model, found = robot.model, set()
+    for name in (*robot.foot_names, robot.anchor_name):
+        body = model.body(name).id
+        while body:
+            first = model.body_jntadr[body]
+            found |= {model.joint(first + k).name for k in range(model.body_jntnum[body])}
+            body = model.body_parentid[body]
+    return np.array([k for k, name in enumerate(robot.joint_names) if name in found])
 
 
 def _settled(robot: Robot) -> mujoco.MjData:

@@ -10,14 +10,14 @@ The study of integrators is in ``asap.bench_integrators``.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
+from asap.bench_results import Ratio, SpeedResult
 from asap.robot import Robot
 from asap.sim import CpuSimulation
 from asap_deploy.errors import InputError
@@ -27,53 +27,6 @@ _EPISODE_STEPS = 25
 _TARGET_NOISE = 0.25
 """Standard deviation of the random targets around the default pose [rad]."""
 _POSITIONS = int(mujoco.mjtStage.mjSTAGE_POS)
-
-
-class Ratio(NamedTuple):
-    """A ratio of two loops over the repetitions of one run."""
-
-    value: float
-    """Median."""
-    low: float
-    """Smallest."""
-    high: float
-    """Largest."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeedResult:
-    """Speed of ``CpuSimulation`` with N robots; a step is one control step of one robot."""
-
-    robot: str
-    num_envs: int
-    threads: int
-    integrator: str
-    physics_dt: float
-    """[s]"""
-    control_dt: float
-    """[s]"""
-    repetitions: int
-    sim_per_s: float
-    """Steps with ``CpuSimulation.step``, all derived quantities computed."""
-    sim_read_per_s: float
-    """The same, and body poses, forces and a measurement are copied out."""
-    bare_per_s: float
-    """Steps of ``ctrl[:] = x; batch.step(nstep=k)`` on the simulation's model."""
-    bare_read_per_s: float
-    """The same with body poses of the new state (stage POS) and forces copied out."""
-    robot_model_per_s: float
-    """The bare loop on ``robot.model``, which also places the geoms that are only drawn."""
-    ratio_bare: Ratio
-    """sim / bare: what the simulation costs on top of the physics."""
-    ratio_bare_read: Ratio
-    """sim_read / bare_read: the same when everything is read."""
-    ratio_robot_model: Ratio
-    """sim / robot_model: against the loop that one would write first."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The result with plain numbers, ratios as ``{"value", "low", "high"}``."""
-        ratios = {k: v._asdict() for k, v in vars(self).items() if isinstance(v, Ratio)}
-        return asdict(self) | ratios
 
 
 def bench_sim(
@@ -115,6 +68,38 @@ def bench_sim(
     return results
 
 
+def take_turns(
+    calls: Mapping[str, Callable[[np.ndarray], None]],
+    targets: np.ndarray,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """Call all with each target, in an order that changes every time.
+
+    Whatever else the machine does in the meantime then slows all of them alike.
+
+    Args:
+        calls: What to time, by name.
+        targets: One argument per turn, shape (steps, ...).
+        rng: Decides about the order.
+
+    Returns:
+        Time spent in each [s].
+    """
+    names, spent = list(calls), dict.fromkeys(calls, 0.0)
+    for target in targets:
+        for place in rng.permutation(len(names)):
+            start = time.perf_counter()
+            calls[names[place]](target)
+            spent[names[place]] += time.perf_counter() - start
+    return spent
+
+
+def speed_ratio(reference_s: np.ndarray, tested_s: np.ndarray) -> Ratio:
+    """Speed of what is tested over that of a reference, from times per repetition [s]."""
+    ratios = np.asarray(reference_s) / np.asarray(tested_s)
+    return Ratio(float(np.median(ratios)), float(ratios.min()), float(ratios.max()))
+
+
 class _Loop(NamedTuple):
     """One way to simulate: how to start anew, how to step, and where its qpos is."""
 
@@ -151,9 +136,9 @@ def _bench_size(
         control_dt=robot.control_dt,
         repetitions=len(times),
         **{f"{name}_per_s": float(size * steps / np.median(table[name])) for name in loops},
-        ratio_bare=_ratio(table["bare"], table["sim"]),
-        ratio_bare_read=_ratio(table["bare_read"], table["sim_read"]),
-        ratio_robot_model=_ratio(table["robot_model"], table["sim"]),
+        ratio_bare=speed_ratio(table["bare"], table["sim"]),
+        ratio_bare_read=speed_ratio(table["bare_read"], table["sim_read"]),
+        ratio_robot_model=speed_ratio(table["robot_model"], table["sim"]),
     )
 
 
@@ -165,18 +150,13 @@ def _repeat(
     restart: bool = True,
 ) -> dict[str, float]:
     """Time of each loop for a number of steps under the same random targets [s]."""
-    spent = dict.fromkeys(loops, 0.0)
-    names, size = list(loops), len(loops["sim"].qpos)
+    size = len(loops["sim"].qpos)
     if restart:
         for loop in loops.values():
             loop.restart()
-    for _ in range(steps):
-        noise = rng.normal(0.0, _TARGET_NOISE, (size, len(robot.joint_names)))
-        target = robot.default_joint_pos + noise
-        for place in rng.permutation(len(names)):
-            start = time.perf_counter()
-            loops[names[place]].step(target)
-            spent[names[place]] += time.perf_counter() - start
+    noise = rng.normal(0.0, _TARGET_NOISE, (steps, size, len(robot.joint_names)))
+    calls = {name: loop.step for name, loop in loops.items()}
+    spent = take_turns(calls, robot.default_joint_pos + noise, rng)
     same = all(np.array_equal(loop.qpos, loops["sim"].qpos) for loop in loops.values())
     assert same, "the loops did not simulate the same physics"
     return spent
@@ -218,9 +198,3 @@ def _bare_loop(robot: Robot, batch: Batch, *, read: bool) -> _Loop:
             array.copy()
 
     return _Loop(restart, step, qpos)
-
-
-def _ratio(reference: np.ndarray, tested: np.ndarray) -> Ratio:
-    """Speed of the tested loop over that of the reference, per repetition."""
-    ratios = reference / tested
-    return Ratio(float(np.median(ratios)), float(ratios.min()), float(ratios.max()))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from asap.bench import bench_sim, integrator_study
+from rich.markdown import Markdown
+
+from asap.bench import bench_sim
+from asap.bench_integrators import integrator_study
 from asap.cli_common import CHECK_FAILED, DONE, Common, Outcome, Progress, show, table
 from asap.inputs import open_motion
-from asap.published import compare_published
+from asap.published import Comparison, compare_published
 from asap.robot import Robot
-from asap_deploy.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +25,33 @@ class BenchSim(Common):
     """Numbers of robots side by side."""
     threads: int = 0
     """Threads of the simulator; 0: all cores."""
-    seconds: float = 4.0
+    seconds: float = 20.0
     """Time for each size [s]."""
 
     def run(self, progress: Progress) -> Outcome:
         """Measure."""
-        raise NotImplementedError
+        done = iter(range(1, len(self.sizes) + 1))
+        results = bench_sim(
+            Robot.load(self.robot),
+            self.sizes,
+            threads=self.threads,
+            seconds=self.seconds,
+            seed=self.seed,
+            progress=lambda line: progress(next(done) / len(self.sizes)),
+        )
+        rows = []
+        for one in results:
+            ratio, read = one.ratio_bare, one.ratio_bare_read
+            rows.append([str(one.num_envs), f"{one.sim_per_s:.0f}", f"{one.bare_per_s:.0f}",
+                         f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})",
+                         f"{read.value:.3f} ({read.low:.3f} to {read.high:.3f})"])  # fmt: skip
+        columns = ["robots", "ours [steps/s]", "bare loop [steps/s]", "ratio",
+                   "ratio, everything read"]  # fmt: skip
+        title = f"Control steps of {self.robot}, {results[0].threads} threads"
+        return Outcome(
+            result={"sizes": [one.to_json() for one in results]},
+            shown=[table(title, columns, rows)],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +62,27 @@ class BenchIntegrators(Common):
     """Clips whose joint positions are played as targets."""
     robot: str = "g1"
     """Robot, variant or twin."""
+    starts: int = 48
+    """Start frames of each clip."""
     threads: int = 0
     """Threads of the simulator; 0: all cores."""
 
     def run(self, progress: Progress) -> Outcome:
         """Measure."""
-        raise NotImplementedError
+        robot = Robot.load(self.robot)
+        clips = [open_motion(path, robot, ground=True) for path in self.motion]
+        study = integrator_study(
+            robot,
+            [clip.motion for clip in clips],
+            starts_per_motion=self.starts,
+            threads=self.threads,
+            seed=self.seed,
+        )
+        return Outcome(
+            result=study.to_json(),
+            shown=[Markdown(study.to_markdown()), f"recommended: {study.recommended}"],
+            inputs=[clip.path for clip in clips],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +94,44 @@ class BenchPublished(Common):
 
     data: Path
     """Folder with `policies/*.onnx` and `motions/*.pkl` of the ASAP repository."""
+    threads: int = 0
+    """Threads of the simulator; 0: all cores."""
 
     def run(self, progress: Progress) -> Outcome:
         """Evaluate as published and with grounded clips."""
-        raise NotImplementedError
+        found = compare_published(self.data, progress, threads=self.threads)
+        columns = ["policy", "root-relative [mm]", "elsewhere", "global [mm]", "elsewhere",
+                   "grounded: root-relative", "global", "success, noisy starts"]  # fmt: skip
+        agree = sum(one.agrees for one in found)
+        return Outcome(
+            result={"policies": [_comparison(one) for one in found], "agree": agree},
+            shown=[
+                table("Published trackers", columns, [_comparison_row(one) for one in found]),
+                f"{agree} of {len(found)} finish and agree within 15 %",
+            ],
+            inputs=[self.data],
+            status=DONE if agree == len(found) else CHECK_FAILED,
+        )
+
+
+def _comparison(one: Comparison) -> dict[str, object]:
+    """One policy for JSON."""
+    return {
+        "name": one.name,
+        "finished": one.finished,
+        "agrees": one.agrees,
+        "expected": one.expected._asdict(),
+        "found": one.found._asdict(),
+        "ratio": one.ratios._asdict(),
+        "grounded": one.grounded._asdict(),
+        "noisy_success_rate": one.noisy_success.as_dict(),
+    }
+
+
+def _comparison_row(one: Comparison) -> list[str]:
+    """One policy for the terminal."""
+    mark = "" if one.agrees else " (!)"
+    return [one.name + mark, f"{one.found.mpjpe_mm:.1f}", f"{one.expected.mpjpe_mm:g}",
+            f"{one.found.global_mpjpe_mm:.1f}", f"{one.expected.global_mpjpe_mm:g}",
+            f"{one.grounded.mpjpe_mm:.1f}", f"{one.grounded.global_mpjpe_mm:.1f}",
+            show(one.noisy_success, 2)]  # fmt: skip

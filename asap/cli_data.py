@@ -210,7 +210,7 @@ def _motions(
     """Figures and problems of clips."""
     rows, result = [], {}
     for name, report in reports.items():
-        facts: dict[str, Any] = report.as_dict()
+        facts: dict[str, Any] = report._asdict()
         result[name] = facts
         clearance = float(np.nan_to_num(facts["sole_clearance_m"]))
         rows.append([name, str(facts["frames"]), f"{facts['fps']:g}", str(facts["joints"]),

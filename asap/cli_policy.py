@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ from rich.console import RenderableType
 
 from asap.cli_common import Common, Outcome, Progress, show, table
 from asap.evaluate import Case, EvaluateConfig, Evaluation, evaluate
-from asap.inputs import OpenedMotion, open_motion, open_policy
+from asap.inputs import OpenedMotion, OpenedPolicy, open_motion, open_policy
 from asap.metrics import ERROR_NAMES
 from asap.robot import Robot
 from asap.rollout import Rollout
@@ -20,8 +21,7 @@ from asap_deploy.errors import InputError
 from asap_deploy.golden import load_policy, verify
 from asap_deploy.npz import write_atomic
 
-_HEADINGS = ["success", "global [mm]", "root-relative [mm]", "velocity [mm/frame]",
-             "acceleration [mm/frame²]"]  # fmt: skip
+_HEADINGS = ["success", "global mm", "rel. mm", "vel. mm/fr", "acc. mm/fr²"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,8 @@ class Evaluate(Common):
     policy: tuple[Path, ...]
     """ONNX files: one for all motions, or one for each."""
     motion: tuple[Path, ...] = ()
-    """Clips to track: files of any known format, or names of clips of ours."""
+    """Clips to track: files of any known format, or names of clips of ours; by default the one
+    inside the policy."""
     robot: str = "g1"
     """Robot, variant or twin (g1, g1:asap, g1@worn), or a folder with a robot.toml."""
     layout: str | None = None
@@ -74,9 +75,9 @@ class Evaluate(Common):
         robot = Robot.load(self.robot)
         motions = [open_motion(path, robot, ground=self.ground) for path in self.motion]
         inputs = [*self.policy, *(motion.path for motion in motions)]
-        cases = self._cases(robot, motions)
-        if len(cases) == 1 and cases[0].policy.contract.clip is None:
-            return self._walk(cases[0], robot, progress, inputs)
+        opened = open_policies(self.policy, motions, robot, self.layout)
+        if len(opened) == 1 and opened[0].motion is None:
+            return self._walk(opened[0], robot, progress, inputs)
         config = EvaluateConfig(
             episodes=self.episodes,
             start_noise=self.start_noise,
@@ -88,32 +89,14 @@ class Evaluate(Common):
             seed=self.seed,
             threads=self.threads,
         )
-        result = evaluate(cases, robot, config, progress)
+        result = evaluate([case_of(one) for one in opened], robot, config, progress)
         written = _draw([clip.rollout for clip in result.clips], self.view, self.png)
         facts = {"robot": robot.name, "written": written, **result.as_dict()}
         return Outcome(result=facts, shown=[_evaluation_table(result, robot)], inputs=inputs)
 
-    def _cases(self, robot: Robot, motions: list[OpenedMotion]) -> list[Case]:
-        """Policies paired with their clips."""
-        clips: list[OpenedMotion | None] = list(motions) or [None]
-        policies = list(self.policy)
-        if len(policies) == 1:
-            policies *= len(clips)
-        if len(policies) != len(clips):
-            raise InputError(
-                f"got {len(policies)} policies and {len(motions)} motions; give one policy for all "
-                "motions, or one for each"
-            )
-        cases = []
-        for path, clip in zip(policies, clips, strict=True):
-            opened = open_policy(path, robot, clip, self.layout)
-            motion = opened.motion if clip is None else clip.motion
-            if motion is None and opened.policy.contract.clip is not None:
-                raise InputError("this policy tracks a clip: give it with --motion", file=path)
-            cases.append(Case(opened.policy, motion, path.stem if clip is None else clip.name))
-        return cases
-
-    def _walk(self, case: Case, robot: Robot, progress: Progress, inputs: list[Path]) -> Outcome:
+    def _walk(
+        self, opened: OpenedPolicy, robot: Robot, progress: Progress, inputs: list[Path]
+    ) -> Outcome:
         """Stand or walk by command."""
         config = WalkConfig(
             command=self.command,
@@ -122,11 +105,11 @@ class Evaluate(Common):
             seed=self.seed,
             threads=self.threads,
         )
-        result = walk(case.policy, robot, config, progress)
+        result = walk(opened.policy, robot, config, progress)
         written = _draw([result.rollout], self.view, self.png)
         forward, left, turn = result.velocity_b
         shown = table(
-            f"{case.name} on {robot.name}, command {self.command}, {self.duration_s:g} s",
+            f"{opened.name} on {robot.name}, command {self.command}, {self.duration_s:g} s",
             ["episodes", "upright", "forward [m/s]", "left [m/s]", "yaw [rad/s]", "height [m]"],
             [[str(self.episodes), show(result.success_rate, 2), show(forward, 3), show(left, 3),
               show(turn, 3), show(result.base_height, 3)]],
@@ -190,8 +173,9 @@ class Export(Common):
 class View(Common):
     """A rerun recording of a motion, or of a policy that tracks it; also as a contact sheet."""
 
-    motion: Path
-    """Clip: a file of any known format, or the name of a clip of ours."""
+    motion: Path | None = None
+    """Clip: a file of any known format, or the name of a clip of ours; by default the one inside
+    the policy."""
     policy: Path | None = None
     """Policy that shall track it; without one, the motion alone is shown."""
     robot: str = "g1"
@@ -200,30 +184,67 @@ class View(Common):
     """Observation layout of an ONNX file that carries no contract."""
     ground: bool = True
     """Put the soles of foreign clips onto the floor first."""
-    out: Path = Path("view.rrd")
+    view: Path = Path("view.rrd")
     """Rerun recording to write; open it with `rerun FILE`."""
     png: Path | None = None
     """Contact sheet to write."""
 
     def run(self, progress: Progress) -> Outcome:
         """Roll out and draw."""
+        robot = Robot.load(self.robot)
+        names = [] if self.motion is None else [self.motion]
+        clips = [open_motion(name, robot, ground=self.ground) for name in names]
+        if self.policy is None:
+            return self._motion_alone(clips, robot)
+        opened = open_policies([self.policy], clips, robot, self.layout)
+        config = EvaluateConfig(episodes=1, seed=self.seed)
+        result = evaluate([case_of(opened[0])], robot, config, progress)
+        written = _draw([result.clips[0].rollout], self.view, self.png)
+        shown = [_evaluation_table(result, robot), f"wrote {', '.join(map(str, written))}"]
+        inputs = [self.policy, *(clip.path for clip in clips)]
+        return Outcome(result={"written": written, **result.as_dict()}, shown=shown, inputs=inputs)
+
+    def _motion_alone(self, clips: list[OpenedMotion], robot: Robot) -> Outcome:
+        """A clip without anybody who tracks it."""
         from asap.visualize import write_motion_recording
 
-        robot = Robot.load(self.robot)
-        clip = open_motion(self.motion, robot, ground=self.ground)
-        if self.policy is None:
-            if self.png is not None:
-                raise InputError("--png shows a policy: give one with --policy")
-            write_motion_recording(clip.motion, robot, self.out)
-            return Outcome(result={"written": [self.out]}, shown=[f"wrote {self.out}"],
-                           inputs=[clip.path])  # fmt: skip
-        policy = open_policy(self.policy, robot, clip, self.layout).policy
-        config = EvaluateConfig(episodes=1, seed=self.seed)
-        result = evaluate([Case(policy, clip.motion, clip.name)], robot, config, progress)
-        written = _draw([result.clips[0].rollout], self.out, self.png)
-        shown = [_evaluation_table(result, robot), f"wrote {', '.join(map(str, written))}"]
-        return Outcome(result={"written": written, **result.as_dict()}, shown=shown,
-                       inputs=[self.policy, clip.path])  # fmt: skip
+        if not clips:
+            raise InputError("nothing to show: give --motion, --policy or both")
+        if self.png is not None:
+            raise InputError("--png shows a policy: give one with --policy")
+        write_motion_recording(clips[0].motion, robot, self.view)
+        return Outcome(
+            result={"written": [self.view]}, shown=[f"wrote {self.view}"], inputs=[clips[0].path]
+        )
+
+
+def open_policies(
+    policies: Sequence[Path], motions: Sequence[OpenedMotion], robot: Robot, layout: str | None
+) -> list[OpenedPolicy]:
+    """Policies paired with their clips: one for all, or one for each.
+
+    Raises:
+        InputError: If their numbers do not fit.
+    """
+    clips: list[OpenedMotion | None] = [*motions] or [None] * len(policies)
+    paths = list(policies) * (len(clips) if len(policies) == 1 else 1)
+    if len(paths) != len(clips):
+        raise InputError(
+            f"got {len(paths)} policies and {len(motions)} motions; give one policy for all "
+            "motions, or one for each"
+        )
+    return [open_policy(path, robot, clip, layout) for path, clip in zip(paths, clips, strict=True)]
+
+
+def case_of(opened: OpenedPolicy) -> Case:
+    """What is evaluated.
+
+    Raises:
+        InputError: If the policy has no clip.
+    """
+    if opened.motion is None:
+        raise InputError(f"'{opened.name}' follows commands: evaluate it alone, with --command")
+    return Case(opened.policy, opened.motion, opened.name)
 
 
 def _evaluation_table(result: Evaluation, robot: Robot) -> RenderableType:

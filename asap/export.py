@@ -19,7 +19,7 @@ import onnx
 from asap import __version__, onnx_file
 from asap.motions import motion_from_poses
 from asap.robot import Robot
-from asap_deploy import golden
+from asap_deploy import golden, rotation
 from asap_deploy.contract import (
     GOLDEN_KEY,
     METADATA_KEY,
@@ -160,11 +160,7 @@ def adopt(
             "this ONNX file does not say what its numbers mean; name its observation with "
             f"--layout ({', '.join(LAYOUTS)})"
         )
-    input_name = next(name for name in graph.inputs if name != onnx_file.TIME_STEP)
-    output_name = "actions" if "actions" in graph.outputs else next(iter(graph.outputs))
-    width, actions = graph.inputs[input_name][-1], graph.outputs[output_name][-1]
-    if not isinstance(width, int) or not isinstance(actions, int):
-        raise InputError("the network's input and output have no fixed width")
+    input_name, output_name, width, actions = _foreign_network(graph)
     robot, action_names = _foreign_joints(robot, graph, actions, described)
     sizes = _sizes(robot, action_names, layout or "beyondmimic")
     found = find_layout(layout or "beyondmimic", sizes, width)
@@ -188,6 +184,30 @@ def adopt(
     return write_policy(model, contract, robot, None if found.gait_period_s else motion)
 
 
+def motion_of(policy: Policy, robot: Robot) -> Motion | None:
+    """The clip that one of our policies carries, as a motion; None where there is none.
+
+    Bodies come from the kinematics of the robot, numbers have the float32 of the file.
+    """
+    clip, contract = policy.clip, policy.contract
+    if clip is None:
+        return None
+    missing = [name for name in robot.joint_names if name not in contract.joint_names]
+    if missing:
+        raise InputError(
+            f"policy was made for robot '{contract.robot}' and says nothing about joint "
+            f"'{missing[0]}' of '{robot.name}'"
+        )
+    return motion_from_poses(
+        robot,
+        clip.base_pos_w,
+        rotation.normalize(clip.base_quat_wxyz),
+        clip.joint_pos[:, contract.index(robot.joint_names)],
+        fps=clip.fps,
+        source=f"clip inside a policy file of robot '{contract.robot}'",
+    )
+
+
 def motion_inside(graph: OnnxGraph, robot: Robot) -> Motion | None:
     """The clip that a BeyondMimic or mjlab policy carries, as a motion; None where there is none.
 
@@ -200,15 +220,39 @@ def motion_inside(graph: OnnxGraph, robot: Robot) -> Motion | None:
     if robot.base_name not in bodies:
         return None
     base = bodies.index(robot.base_name)
+    tables = [graph.clip_table(name) for name in ("body_pos_w", "body_quat_w", "joint_pos")]
+    frames = len(tables[0])
+    expected = [(frames, len(bodies), 3), (frames, len(bodies), 4), (frames, len(names))]
+    missing = [name for name in robot.joint_names if name not in names]
+    if missing or [table.shape for table in tables] != expected:
+        raise InputError(
+            f"the clip inside the policy does not fit robot '{robot.name}': shapes "
+            f"{[table.shape for table in tables]}, joints missing: {missing[:3]}"
+        )
     order = [names.index(name) for name in robot.joint_names]
     return motion_from_poses(
         robot,
-        graph.clip_table("body_pos_w")[:, base].astype(float),
-        graph.clip_table("body_quat_w")[:, base].astype(float),
-        graph.clip_table("joint_pos")[:, order].astype(float),
+        tables[0][:, base].astype(float),
+        tables[1][:, base].astype(float),
+        tables[2][:, order].astype(float),
         fps=1.0 / robot.control_dt,
         source="clip inside a policy file",
     )
+
+
+def _foreign_network(graph: OnnxGraph) -> tuple[str, str, int, int]:
+    """Names and widths of the network's input and output."""
+    inputs = [name for name in graph.inputs if name != onnx_file.TIME_STEP]
+    if len(inputs) != 1:
+        raise InputError(f"the network has the inputs {list(graph.inputs)}; one is expected")
+    output = "actions" if "actions" in graph.outputs else next(iter(graph.outputs))
+    shapes = graph.inputs[inputs[0]], graph.outputs[output]
+    if any(len(shape) != 2 or not isinstance(shape[1], int) for shape in shapes):
+        raise InputError(
+            f"the network's input and output have the shapes {shapes[0]} and {shapes[1]}; "
+            "rows and a fixed width are expected"
+        )
+    return inputs[0], output, shapes[0][1], shapes[1][1]
 
 
 def _foreign_joints(
@@ -225,7 +269,7 @@ def _foreign_joints(
         return robot, tuple(names[:actions])
     names = _texts(graph, "joint_names")
     order = robot.joint_ids(names)
-    if len(names) != len(robot.joint_names) or actions != len(names):
+    if sorted(order) != list(range(len(robot.joint_names))) or actions != len(names):
         raise InputError(
             f"the policy has {len(names)} joints and {actions} actions, robot '{robot.name}' has "
             f"{len(robot.joint_names)} joints; choose another --robot"
@@ -252,17 +296,20 @@ def _sizes(robot: Robot, action_names: tuple[str, ...], layout: str) -> Sizes:
 
 
 def _clip_table(contract: PolicyContract, robot: Robot, motion: Motion) -> ClipTable:
-    """The clip in the contract's joint order, with the anchor where the layout shows it."""
+    """The clip in the contract's joint order."""
     missing = [name for name in contract.joint_names if name not in motion.joint_names]
     if missing:
         raise InputError(f"motion lacks joint '{missing[0]}' of robot '{robot.name}'")
     order = [motion.joint_names.index(name) for name in contract.joint_names]
-    pos, vel = motion.joint_pos[:, order], motion.joint_vel[:, order]
-    if not LAYOUTS[contract.layout].needs_reference:
-        return ClipTable(motion.fps, pos, vel)
     anchor = motion.body_names.index(robot.anchor_name)
     return ClipTable(
-        motion.fps, pos, vel, motion.body_pos_w[:, anchor], motion.body_quat_wxyz[:, anchor]
+        fps=motion.fps,
+        joint_pos=motion.joint_pos[:, order],
+        joint_vel=motion.joint_vel[:, order],
+        base_pos_w=motion.base_pos_w,
+        base_quat_wxyz=motion.base_quat_wxyz,
+        anchor_pos_w=motion.body_pos_w[:, anchor],
+        anchor_quat_wxyz=motion.body_quat_wxyz[:, anchor],
     )
 
 
@@ -323,6 +370,8 @@ def _floats(values: np.ndarray) -> tuple[float, ...]:
 
 
 def _texts(graph: OnnxGraph, key: str) -> list[str]:
+    if key not in graph.metadata:
+        raise InputError(f"ONNX metadata lack '{key}'")
     return [part.strip() for part in graph.metadata[key].split(",")]
 
 

@@ -142,6 +142,13 @@ def find_flights(
     return tuple(found)
 
 
+def is_ballistic(com_height: np.ndarray, flight: Flight, *, fps: float) -> bool:
+    """True if a flight is as high as its duration asks for: rise = g T^2 / 8, at least 4 cm."""
+    rise = float(_above_line(com_height, flight.start, flight.stop).max())
+    duration_s = (flight.stop - flight.start + 1) / fps
+    return rise > 0.04 and 0.7 < rise / (GRAVITY * duration_s**2 / 8.0) < 1.4
+
+
 def in_flight(flights: tuple[Flight, ...], frames: int) -> np.ndarray:
     """(T,) bool."""
     mask = np.zeros(frames, dtype=bool)

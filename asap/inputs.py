@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from asap.export import FOREIGN_KEYS, adopt, motion_inside
+from asap.export import FOREIGN_KEYS, adopt, motion_inside, motion_of
 from asap.motions import import_motion
 from asap.robot import Robot
 from asap_deploy.contract import METADATA_KEY
@@ -79,6 +79,8 @@ class OpenedPolicy(NamedTuple):
     """The clip that it tracks, where one was given or was inside a foreign file."""
     foreign: bytes | None
     """A foreign policy as a file of ours; None if it already was one."""
+    name: str
+    """Of the clip, or of the policy's file."""
 
 
 def open_policy(
@@ -97,17 +99,18 @@ def open_policy(
     """
     data = read_policy_bytes(path)
     clip = None if motion is None else motion.motion
+    name = path.stem if motion is None else motion.name
     try:
         graph = OnnxGraph.parse(data)
         if METADATA_KEY in graph.metadata:
             policy = load_policy(path)
             _check_clip(policy, motion)
-            return OpenedPolicy(policy, clip, None)
+            clip = motion_of(policy, robot) if clip is None else clip
+            return OpenedPolicy(policy, clip, None, name)
         if clip is None and all(key in graph.metadata for key in FOREIGN_KEYS):
             clip = motion_inside(graph, robot)
-        name = motion.name if motion else path.stem
         ours = adopt(data, robot, clip, layout=layout, motion_name=name, source=path.name)
-        return OpenedPolicy(Policy.from_bytes(ours), clip, ours)
+        return OpenedPolicy(Policy.from_bytes(ours), clip, ours, name)
     except InputError as error:
         text = str(error)
         raise InputError(text, file=None if str(path) in text else path) from None

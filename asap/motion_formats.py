@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from asap.safe_pickle import load_pickle, read_bytes
+from asap.safe_pickle import load_pickle, looks_like_pickle, read_bytes
 from asap_deploy.errors import InputError, suggestion
 from asap_deploy.motion import FORMAT as OUR_FORMAT
 from asap_deploy.motion import Motion
@@ -24,7 +24,7 @@ from asap_deploy.npz import check_finite, load_npz
 from asap_deploy.rotation import normalize, wxyz_from_xyzw
 
 MAX_FRAMES = 200_000
-MAX_CSV_BYTES = 64 << 20
+MAX_CSV_BYTES = 32 << 20
 UNIT_NORM = (0.9, 1.1)
 """Quaternions whose length lies in here are scaled to unit length, others are refused."""
 
@@ -101,7 +101,7 @@ def read_motion(path: str | Path, *, format: str = "auto", clip: str | None = No
     head = _first_bytes(path)
     if head[:4] == b"PK\x03\x04":
         raw = _from_mapping(load_npz(path), path)
-    elif head[:1] in (b"\x80", b"}", b"x") or head[:2] in (b"(d", b"\x1f\x8b", b"BZ", b"\xfd7"):
+    elif looks_like_pickle(head):
         raw = _from_mapping(_chosen_clip(load_pickle(path), clip, path), path)
     else:
         raw = _read_csv(path)

@@ -27,7 +27,9 @@ from asap.robot import Robot
 from asap_deploy.errors import InputError, suggestion
 from asap_deploy.rotation import (
     angle_between,
+    conjugate,
     from_rotvec,
+    multiply,
     projected_gravity,
     wxyz_from_xyzw,
     xyzw_from_wxyz,
@@ -107,15 +109,9 @@ def settle_orders(
     Raises:
         InputError: If the orders are not what the format says, or cannot be told.
     """
-    for name, value, valid in (
-        ("quat_order", quat_order, ("xyzw", "wxyz")),
-        ("joint_order", joint_order, ("dfs", "bfs")),
-    ):
-        if value not in (None, *valid):
-            raise InputError(f"{name} '{value}' is not known{suggestion(str(value), valid)}")
-    names = column_names(raw, robot, path)
-    if "named" in names and joint_order is not None:
-        raise InputError("the file names its joints; leave joint_order out", file=path)
+    names = _possible_names(raw, robot, path, quat_order, joint_order)
+    if raw.format == "asap-motion":
+        return raw._replace(joint_names=names["named"])
     claimed = Orders(raw.quat_order, _claimed_joints(raw, names))
     said = Orders(quat_order or claimed.quat, joint_order or claimed.joint)
     readings = {
@@ -131,16 +127,39 @@ def settle_orders(
         return _noted(readings[found], claimed, found, f"as {witness} shows")
     costs = {orders: plausibility(readings[orders], robot) for orders in readings}
     best = min(allowed, key=lambda orders: costs[orders].cost)
-    others = [costs[orders].cost for orders in allowed if orders != best]
-    lead = min(others, default=np.inf) - costs[best].cost
-    if best != said or lead < MARGIN:
-        raise InputError(_refusal(said, best, lead, costs), file=path)
+    rivals = [orders for orders in allowed if costs[orders].cost < costs[best].cost + MARGIN]
+    if said not in rivals or not all(
+        _same_but_heading(readings[said], readings[rival], robot) for rival in rivals
+    ):
+        raise InputError(_refusal(said, best, len(rivals) > 1, costs), file=path)
     settled = _noted(readings[said], claimed, said, "as the user said")
     overall = min(readings, key=lambda orders: costs[orders].cost)
     if costs[said].cost - costs[overall].cost > MARGIN:
         warning = f"warning: read as said ({_words(said)}) the clip is implausible: {costs[said]}"
         settled = settled._replace(notes=(*settled.notes, warning))
     return settled
+
+
+def _possible_names(
+    raw: RawMotion,
+    robot: Robot,
+    path: str | Path,
+    quat_order: str | None,
+    joint_order: str | None,
+) -> dict[str, tuple[str, ...]]:
+    """Check what the user says about orders; then `column_names`."""
+    for name, value, valid in (
+        ("quat_order", quat_order, ("xyzw", "wxyz")),
+        ("joint_order", joint_order, ("dfs", "bfs")),
+    ):
+        if value not in (None, *valid):
+            raise InputError(f"{name} '{value}' is not known{suggestion(str(value), valid)}")
+    names = column_names(raw, robot, path)
+    if "named" in names and joint_order is not None:
+        raise InputError("the file names its joints; leave joint_order out", file=path)
+    if raw.format == "asap-motion" and quat_order is not None:
+        raise InputError("a motion file of ours is wxyz; leave quat_order out", file=path)
+    return names
 
 
 def column_names(raw: RawMotion, robot: Robot, path: str | Path) -> dict[str, tuple[str, ...]]:
@@ -325,6 +344,20 @@ def _body_orders(raw: RawMotion, robot: Robot) -> list[tuple[str, ...]]:
     ]
 
 
+def _same_but_heading(said: RawMotion, rival: RawMotion, robot: Robot) -> bool:
+    """True if two readings are one motion on the spot that faces elsewhere: either will do."""
+    if said is rival:
+        return True
+    every = slice(None)
+    joints = joint_pos_of(said, robot, every) - joint_pos_of(rival, robot, every)
+    turn = multiply(rival.base_quat_wxyz, conjugate(said.base_quat_wxyz))
+    wobble = np.linalg.norm(turn - np.sign(turn @ turn[0])[:, None] * turn[0], axis=1)
+    is_heading = np.abs(turn[:, 1:3]).max() < 0.02 and wobble.max() < 0.02
+    on_the_spot = np.ptp(said.base_pos_w[:, :2], axis=0).max() < 0.05
+    same_quat = said.quat_order == rival.quat_order
+    return bool(np.abs(joints).max() < 0.01 and is_heading and (same_quat or on_the_spot))
+
+
 def _noted(raw: RawMotion, claimed: Orders, found: Orders, why: str) -> RawMotion:
     """The clip with a note where its orders are not those of its format."""
     if found.joint == claimed.joint and found.quat == claimed.quat:
@@ -338,12 +371,12 @@ def _words(orders: Orders) -> str:
     return f"quaternions {orders.quat} and {joints[orders.joint]}"
 
 
-def _refusal(said: Orders, best: Orders, lead: float, costs: dict[Orders, Plausibility]) -> str:
+def _refusal(said: Orders, best: Orders, ambiguous: bool, costs: dict[Orders, Plausibility]) -> str:
     """What is wrong with the orders, and what to say."""
     options = f'quat_order="{best.quat}"'
     if best.joint != "named":
         options += f', joint_order="{best.joint}"'
-    if lead < MARGIN:
+    if ambiguous:
         return (
             f"cannot tell in which order the file stores quaternions and joints (likely "
             f"{_words(best)}: {costs[best]}); say {options} if that is right"

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation, Slerp
 
-from asap.grounding import MODES
+from asap.grounding import MODES, com_w, find_flights, is_ballistic
 from asap.grounding import ground as find_grounding
 from asap.motion_formats import RawMotion, read_motion
 from asap.motion_orders import joint_pos_of, settle_orders
@@ -25,6 +25,9 @@ from asap_deploy.rotation import ang_vel_w, rotate, wxyz_from_xyzw, xyzw_from_wx
 
 DEFAULT_FPS = 30.0
 """Taken where a file stores no rate: that of the LAFAN1 retargets [Hz]."""
+
+OTHER_FPS = (50.0, 60.0)
+"""Rates that are tried for a jump where the file stores none [Hz]."""
 
 MAX_FRAMES = 400_000
 """Of the result; two hours at 50 Hz."""
@@ -71,14 +74,7 @@ def import_motion(
     Raises:
         InputError: If the file cannot be read, its orders cannot be told, or it does not fit.
     """
-    mode = "smooth" if ground is True else None if ground is False else ground
-    if mode not in (None, *MODES):
-        raise InputError(f"ground '{ground}' is not known{suggestion(str(ground), MODES)}")
-    if not robot.has_free_base:
-        raise InputError(f"robot '{robot.name}' is bolted down; motions need a free base")
-    for name, value in (("fps", fps), ("target_fps", target_fps)):
-        if value is not None and not 1.0 <= value <= 1000.0:
-            raise InputError(f"{name} must be between 1 and 1000 Hz; got {value}")
+    mode = _checked_options(robot, ground, fps, target_fps)
     raw = read_motion(path, format=format, clip=clip)
     file_fps, rate_notes = _rate(raw, fps)
     raw = raw._replace(fps=file_fps)
@@ -88,6 +84,7 @@ def import_motion(
         *raw.notes,
         *rate_notes,
         *_joint_notes(raw, robot, path),
+        *(_rate_warning(raw, robot) if rate_notes and fps is None else []),
     ]
     rate = file_fps if target_fps is None else float(target_fps)
     base_pos_w, base_quat, joint_pos = resampled(
@@ -136,7 +133,7 @@ def motion_from_poses(
     """
     body_pos_w, body_quat = robot.forward_kinematics(base_pos_w, base_quat_wxyz, joint_pos)
     lin_vel, ang_vel = _derivative(body_pos_w, fps), ang_vel_w(body_quat, fps)
-    if robot.foot_names:
+    if len(robot.foot_names) == 2:
         contact = foot_contact(robot, body_pos_w, body_quat, lin_vel, ang_vel)
     else:
         contact = np.zeros((len(joint_pos), 2), dtype=bool)
@@ -259,6 +256,21 @@ def _derivative(values: np.ndarray, fps: float) -> np.ndarray:
     return np.gradient(values, 1.0 / fps, axis=0)
 
 
+def _checked_options(
+    robot: Robot, ground: bool | str, fps: float | None, target_fps: float | None
+) -> str | None:
+    """Refuse options that cannot be meant; the grounding mode, or None for no grounding."""
+    mode = "smooth" if ground is True else None if ground is False else ground
+    if mode not in (None, *MODES):
+        raise InputError(f"ground '{ground}' is not known{suggestion(str(ground), MODES)}")
+    if not robot.has_free_base:
+        raise InputError(f"robot '{robot.name}' is bolted down; motions need a free base")
+    for name, value in (("fps", fps), ("target_fps", target_fps)):
+        if value is not None and not 1.0 <= value <= 1000.0:
+            raise InputError(f"{name} must be between 1 and 1000 Hz; got {value}")
+    return mode
+
+
 def _rate(raw: RawMotion, fps: float | None) -> tuple[float, list[str]]:
     """The file's frame rate [Hz]: what the user says, else the file, else the default."""
     if fps is not None:
@@ -269,6 +281,32 @@ def _rate(raw: RawMotion, fps: float | None) -> tuple[float, list[str]]:
     if raw.fps is not None:
         return raw.fps, []
     return DEFAULT_FPS, [f"{DEFAULT_FPS:g} Hz assumed, say fps= if that is wrong"]
+
+
+def _rate_warning(raw: RawMotion, robot: Robot) -> list[str]:
+    """A warning if the clip jumps, and falls with g at another rate than the one assumed."""
+    if not robot.foot_names:
+        return []
+    poses = robot.forward_kinematics(
+        raw.base_pos_w, raw.base_quat_wxyz, joint_pos_of(raw, robot, slice(None))
+    )
+    clearance = robot.sole_clearance(*poses).min(axis=1)
+    com_height = com_w(robot, *poses)[:, 2]
+    if find_flights(com_height, clearance, fps=DEFAULT_FPS):
+        return []
+    fitting = {
+        f"{other:g}": flight.start
+        for other in OTHER_FPS
+        for flight in find_flights(com_height, clearance, fps=other)
+        if is_ballistic(com_height, flight, fps=other)
+    }
+    if not fitting:
+        return []
+    return [
+        f"warning: around frame {min(fitting.values())} the robot falls with g at "
+        f"{' or '.join(fitting)} Hz, not at {DEFAULT_FPS:g} Hz; a jump at a wrong rate is pressed "
+        "to the floor, so say fps="
+    ]
 
 
 def _joint_notes(raw: RawMotion, robot: Robot, path: str | Path) -> list[str]:

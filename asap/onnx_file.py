@@ -7,13 +7,15 @@ data = with_metadata(model, {"asap.contract": text})
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper, version_converter
+
 from asap_deploy.errors import InputError
 from asap_deploy.policy import ClipTable
-from onnx import TensorProto, helper, numpy_helper
 
 INPUT, OUTPUT, TIME_STEP = "obs", "actions", "time_step"
 OPSET = 13
@@ -88,6 +90,7 @@ def keep_actor(model: onnx.ModelProto, input_name: str, output_name: str) -> onn
     Exports of other toolkits carry their clip beside the network; ours is written by
     ``with_clip``, so theirs is dropped here.
     """
+    model = _copy(model)
     needed, nodes = {output_name}, []
     for node in reversed(model.graph.node):
         if needed & set(node.output):
@@ -99,16 +102,18 @@ def keep_actor(model: onnx.ModelProto, input_name: str, output_name: str) -> onn
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     weights = [tensor for tensor in model.graph.initializer if tensor.name in needed]
     graph = helper.make_graph(nodes[::-1], "policy", inputs, outputs, weights)
-    return helper.make_model(
+    actor = helper.make_model(
         graph, opset_imports=list(model.opset_import), ir_version=min(model.ir_version, IR_VERSION)
     )
+    # ``with_clip`` writes operators as they are since opset 13.
+    version = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    return actor if version >= OPSET else version_converter.convert_version(actor, OPSET)
 
 
 def with_clip(model: onnx.ModelProto, clip: ClipTable) -> onnx.ModelProto:
     """Add the clip as tables that the input ``time_step`` (N, 1) looks up, frame by frame."""
-    tables = {"joint_pos": clip.joint_pos, "joint_vel": clip.joint_vel}
-    if clip.anchor_pos_w is not None and clip.anchor_quat_wxyz is not None:
-        tables |= {"anchor_pos_w": clip.anchor_pos_w, "anchor_quat_w": clip.anchor_quat_wxyz}
+    model = _copy(model)
+    tables = {f.name: getattr(clip, f.name) for f in dataclasses.fields(clip) if f.name != "fps"}
     graph = model.graph
     graph.input.append(helper.make_tensor_value_info(TIME_STEP, TensorProto.FLOAT, ["N", 1]))
     last = np.array(len(clip.joint_pos) - 1, np.float32)
@@ -136,9 +141,17 @@ def with_clip(model: onnx.ModelProto, clip: ClipTable) -> onnx.ModelProto:
 
 def with_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> bytes:
     """The file's bytes, with these texts in place of any that it had."""
+    model = _copy(model)
     del model.metadata_props[:]
     helper.set_model_props(model, dict(metadata))
     return model.SerializeToString()
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model of its own: the caller's stays as it is."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
 
 
 def _tensor(name: str, array: np.ndarray) -> onnx.TensorProto:

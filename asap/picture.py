@@ -156,7 +156,8 @@ class _Scene:
         near = np.flatnonzero(self._near(origin, rays))
         if len(near):
             distance[near], geom[near], normal[near] = self._cast_near(origin, rays[near])
-        plane = np.flatnonzero((geom >= 0) & (self.model.geom_type[geom] == _PLANE))
+        hit = np.flatnonzero(geom >= 0)
+        plane = hit[self.model.geom_type[geom[hit]] == _PLANE]
         distance[plane], geom[plane] = (distance[plane], -1) if floor else (np.inf, -2)
         if floor and self.look.floor is not None:
             with np.errstate(divide="ignore"):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import mujoco
 import numpy as np
@@ -172,7 +172,11 @@ class Recording:
         """
         self._stream.send_blueprint(blueprint)
         content = self._memory.drain_as_bytes()
-        write_atomic(path, lambda stream: stream.write(content))
+
+        def fill(stream: IO[bytes]) -> None:
+            stream.write(content)
+
+        write_atomic(path, fill)
 
     @staticmethod
     def body_path(path: str, model: mujoco.MjModel, body: int) -> str:
@@ -181,7 +185,8 @@ class Recording:
 
     def _send(self, path: str, time_s: np.ndarray, columns: rr.ComponentColumnList) -> None:
         """Send columns over the one timeline."""
-        index = rr.TimeColumn(TIMELINE, duration=np.asarray(time_s, float))
+        nanoseconds = np.round(1e9 * np.asarray(time_s, float)).astype("timedelta64[ns]")
+        index = rr.TimeColumn(TIMELINE, duration=nanoseconds)
         self._stream.send_columns(path, [index], columns)
 
 
@@ -198,23 +203,23 @@ def _primitives(
     kind = model.geom_type[ids]
     if len(i := ids[(kind == _SPHERE) | (kind == _ELLIPSOID)]):
         half = np.where(model.geom_type[i, None] == _SPHERE, size[i, :1], size[i])
-        shape = rr.Ellipsoids3D(half_sizes=half, centers=position[i], quaternions=quat[i],
-                                colors=colors[i], fill_mode=mode)  # fmt: skip
-        shapes.append(("ellipsoids", shape))
+        ellipsoids = rr.Ellipsoids3D(half_sizes=half, centers=position[i], quaternions=quat[i],
+                                     colors=colors[i], fill_mode=mode)  # fmt: skip
+        shapes.append(("ellipsoids", ellipsoids))
     if len(i := ids[kind == _BOX]):
-        shape = rr.Boxes3D(half_sizes=size[i], centers=position[i], quaternions=quat[i],
+        boxes = rr.Boxes3D(half_sizes=size[i], centers=position[i], quaternions=quat[i],
                            colors=colors[i], fill_mode=mode)  # fmt: skip
-        shapes.append(("boxes", shape))
+        shapes.append(("boxes", boxes))
     if len(i := ids[kind == _CYLINDER]):
-        shape = rr.Cylinders3D(lengths=2 * size[i, 1], radii=size[i, 0], centers=position[i],
+        tubes = rr.Cylinders3D(lengths=2 * size[i, 1], radii=size[i, 0], centers=position[i],
                                quaternions=quat[i], colors=colors[i], fill_mode=mode)  # fmt: skip
-        shapes.append(("cylinders", shape))
+        shapes.append(("cylinders", tubes))
     if len(i := ids[kind == _CAPSULE]):
         down = np.stack([0 * size[i, 1], 0 * size[i, 1], -size[i, 1]], axis=1)
         end = position[i] + rotate(model.geom_quat[i], down)
-        shape = rr.Capsules3D(lengths=2 * size[i, 1], radii=size[i, 0], translations=end,
-                              quaternions=quat[i], colors=colors[i], fill_mode=mode)  # fmt: skip
-        shapes.append(("capsules", shape))
+        capsules = rr.Capsules3D(lengths=2 * size[i, 1], radii=size[i, 0], translations=end,
+                                 quaternions=quat[i], colors=colors[i], fill_mode=mode)  # fmt: skip
+        shapes.append(("capsules", capsules))
     return shapes
 
 

@@ -214,6 +214,8 @@ class Robot:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Where the bodies are.
 
+        A call costs 0.5 ms before its first frame and some 7 us a frame: hand over whole clips.
+
         Args:
             base_pos_w: Position of the base, shape (T, 3) [m].
             base_quat_wxyz: Attitude of the base, shape (T, 4).

@@ -170,8 +170,10 @@ class RobotFacts:
         for layer in self.layers:
             for name, value in layer.get(key, {}).items():
                 old = merged.get(name)
-                both = isinstance(value, dict) and isinstance(old, dict)
-                merged[name] = old | value if both else value
+                if isinstance(value, dict) and isinstance(old, dict):
+                    merged[name] = old | value
+                else:
+                    merged[name] = value
         return merged
 
     def patterns(self) -> list[tuple[str, Path]]:
@@ -228,7 +230,7 @@ class RobotFacts:
         if motor is not None and motor not in motors:
             hint = suggestion(motor, motors)
             raise InputError(f"motor '{motor}' has no [motors] table{hint}", file=self.file)
-        new = {**motors.get(motor, {}), **entry}
+        new = {**(motors[motor] if motor is not None else {}), **entry}
         new.pop("scale", None)
         replaced = {_ALTERNATIVES[key] for key in new if key in _ALTERNATIVES}
         return {key: value for key, value in values.items() if key not in replaced} | new

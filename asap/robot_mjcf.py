@@ -20,8 +20,11 @@ from xml.etree.ElementTree import Element
 from asap_deploy.errors import InputError
 
 MAX_XML_BYTES = 8 << 20
-MAX_MESH_BYTES = 512 << 20
-MAX_ELEMENTS = 20_000
+MAX_MESH_BYTES = 256 << 20
+MAX_ELEMENTS = 5_000
+MAX_PARTS = 1_500
+MAX_ATTRIBUTES = 60
+MAX_ATTRIBUTE_LENGTH = 200_000
 MAX_DEPTH = 100
 MAX_INCLUDES = 50
 MISSING = "missing:"
@@ -30,6 +33,7 @@ MISSING = "missing:"
 _SECTIONS = {"compiler", "option", "default", "asset", "worldbody", "contact", "equality", "tendon",
              "actuator"}  # fmt: skip
 _LEFT_OUT = {"visual", "statistic", "size", "sensor", "keyframe", "custom", "extension"}
+_TEXT_ATTRIBUTES = {"name", "class", "childclass", "file"}
 _REFUSED = {"plugin", "composite", "flexcomp", "flex", "replicate", "attach", "model", "skin",
             "deformable"}  # fmt: skip
 
@@ -135,12 +139,22 @@ def _check_elements(root: Element, file: Path) -> None:
     if root.tag != "mujoco":
         hint = "; convert a URDF with MuJoCo first" if root.tag == "robot" else ""
         raise InputError(f"not an MJCF: the root element is <{root.tag[:40]}>{hint}", file=file)
-    level, depth, count = list(root), 1, 1
+    level, depth, count, bodies = list(root), 1, 1, 0
     while level:
         count += len(level)
-        if depth > MAX_DEPTH or count > MAX_ELEMENTS:
-            limits = f"{MAX_ELEMENTS} elements and {MAX_DEPTH} levels are allowed"
-            raise InputError(f"MJCF is too large or nested too deeply; {limits}", file=file)
+        bodies += sum(element.tag in ("body", "joint", "geom") for element in level)
+        if depth > MAX_DEPTH or count > MAX_ELEMENTS or bodies > MAX_PARTS:
+            raise InputError(
+                f"MJCF is too large or nested too deeply; {MAX_ELEMENTS} elements, "
+                f"{MAX_PARTS} bodies, joints and geoms, and {MAX_DEPTH} levels are allowed",
+                file=file,
+            )
+        # MuJoCo's reader compares each attribute with all others, and hulls of meshes take long.
+        if any(_is_overloaded(element) for element in level):
+            limits = f"{MAX_ATTRIBUTES} attributes of {MAX_ATTRIBUTE_LENGTH} letters are allowed"
+            raise InputError(f"an element of the MJCF is too large; {limits}", file=file)
+        if any(_is_not_finite(element) for element in level):
+            raise InputError("MJCF has a number that is NaN or infinite", file=file)
         refused = sorted({element.tag for element in level} & _REFUSED)
         if refused:
             raise InputError(
@@ -150,6 +164,16 @@ def _check_elements(root: Element, file: Path) -> None:
             )
         level = [child for element in level for child in element]
         depth += 1
+
+
+def _is_overloaded(element: Element) -> bool:
+    lengths = [len(value) for value in element.attrib.values()]
+    return len(lengths) > MAX_ATTRIBUTES or max(lengths, default=0) > MAX_ATTRIBUTE_LENGTH
+
+
+def _is_not_finite(element: Element) -> bool:
+    values = " ".join(v for key, v in element.attrib.items() if key not in _TEXT_ATTRIBUTES)
+    return re.search(r"(?i)(?<!\S)[+-]?(nan|inf(inity)?)(?!\S)", values) is not None
 
 
 def _leave_out(root: Element) -> list[str]:
@@ -193,7 +217,7 @@ def _take_meshes(root: Element, folder: Path, file: Path) -> dict[str, bytes]:
             continue
         short = f"{number}{path.suffix.lower()}"
         mesh.set("file", short)
-        meshes[short] = path.read_bytes()
-        if sum(map(len, meshes.values())) > MAX_MESH_BYTES:
+        if path.stat().st_size + sum(map(len, meshes.values())) > MAX_MESH_BYTES:
             raise InputError(f"mesh files exceed {MAX_MESH_BYTES >> 20} MB", file=file)
+        meshes[short] = path.read_bytes()
     return meshes

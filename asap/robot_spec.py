@@ -70,6 +70,7 @@ def bare_spec(mjcf: Mjcf, facts: RobotFacts) -> BareSpec:
     for element in [*spec.actuators]:
         spec.delete(element)
     base = _find_base(spec, facts)
+    _require_names(base, mjcf)
     problems += _keep_only(spec, base)
     problems += _drop_missing_meshes(spec, mjcf)
     has_free_base = any(joint.type == _FREE for joint in base.joints)
@@ -206,6 +207,15 @@ def _find_base(spec: mujoco.MjSpec, facts: RobotFacts) -> mujoco.MjsBody:
         return named[0]
     free = [body for body in roots if any(j.type == _FREE for j in body.joints)]
     return max(free or roots, key=lambda body: len(body.find_all("joint")))
+
+
+def _require_names(base: mujoco.MjsBody, mjcf: Mjcf) -> None:
+    """Bodies and hinges are spoken of by name."""
+    for body in [base, *base.find_all("body")]:
+        if not body.name:
+            raise InputError(f"a body below '{body.parent.name}' has no name", file=mjcf.file)
+        if any(joint.type == _HINGE and not joint.name for joint in body.joints):
+            raise InputError(f"a joint of body '{body.name}' has no name", file=mjcf.file)
 
 
 def _keep_only(spec: mujoco.MjSpec, base: mujoco.MjsBody) -> list[str]:

@@ -28,7 +28,7 @@ from asap_deploy.errors import InputError
 MAX_BYTES = 256 << 20
 """Largest file, and largest content after decompression [bytes]."""
 
-MAX_INSTRUCTIONS = 300_000
+MAX_INSTRUCTIONS = 1_000_000
 """Instructions of the pickle machine; an array takes about 40."""
 
 MAX_DEPTH = 24
@@ -128,9 +128,20 @@ def read_bytes(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
     return data
 
 
+def looks_like_pickle(head: bytes) -> bool:
+    """True if the first bytes of a file are those of a pickle, plain or compressed."""
+    packed = _is_zlib(head) or head[:2] == b"\x1f\x8b" or head[:3] == b"BZh" or head[:2] == b"\xfd7"
+    return packed or head[:1] in (b"\x80", b"}") or head[:2] in (b"(d", b"(l")
+
+
+def _is_zlib(head: bytes) -> bool:
+    """The two header bytes of zlib check each other (RFC 1950); a text with 'x' fails."""
+    return head[:1] == b"\x78" and len(head) > 1 and (head[0] * 256 + head[1]) % 31 == 0
+
+
 def _decompressed(data: bytes, max_bytes: int) -> bytes:
     """The content of a compressed file, never more than ``max_bytes`` of it."""
-    if data[:1] == b"\x78" or data[:2] == b"\x1f\x8b":
+    if _is_zlib(data[:2]) or data[:2] == b"\x1f\x8b":
         machine = zlib.decompressobj(wbits=47)  # zlib or gzip, told apart by the header
         content = machine.decompress(data, max_bytes + 1)
     elif data[:3] == b"BZh":
@@ -272,9 +283,7 @@ class _Machine:
             if item.value is None:
                 raise EOFError("an array has no content")
             return item.value
-        if item is None or isinstance(item, _LEAVES):
-            return item
-        if type(item) is str:
+        if item is None or type(item) is str or isinstance(item, _LEAVES):
             return item
         if not isinstance(item, (dict, list, tuple)):
             raise _Refused(f"a bare {type(item).__name__.strip('_').lower()} is not data")

@@ -31,6 +31,9 @@ LEFT_FOOT, RIGHT_FOOT = "#d9742b", "#3f8f6b"
 CONTACT_N = 5.0
 """Normal force from which a foot counts as on the ground [N]."""
 
+NEAR_M = 0.6
+"""Distance over the floor up to which the reference must fit into the pictures [m]."""
+
 _DPI = 100
 _LEFT, _RIGHT, _TOP, _GAP, _BOTTOM = 168, 24, 72, 20, 58
 _PLOTS = (104, 92, 60)
@@ -134,20 +137,28 @@ def _frame_camera(
 ) -> Camera:
     """One camera, relative to the base on the floor, that fits robot and reference in all frames.
 
-    Scale and height are the same in all pictures, so that a jump looks like one.
+    Scale and height are the same in all pictures, so that a jump looks like one. A reference that
+    has run far away from a fallen robot is not waited for.
     """
     model, middles = rollout.robot.model, _middle_w(rollout)
     centers, radii = [], []
     for qpos in (rollout.qpos, rollout.reference_qpos):
         if qpos is None:
             continue
-        for frame in frames:
+        for frame in frames[_near(rollout, qpos)[frames]]:
             center, radius = spheres(model, posed(model, qpos[frame]), geom_groups)
             centers.append(center - middles[frame])
             radii.append(radius)
     return Camera.framing(
         np.concatenate(centers), np.concatenate(radii), aspect=aspect, azimuth_deg=azimuth_deg
     )
+
+
+def _near(rollout: Rollout, qpos: np.ndarray) -> np.ndarray:
+    """In which frames (T,) bool the base of these poses is near that of the robot."""
+    if not rollout.robot.has_free_base:
+        return np.ones(rollout.num_frames, bool)
+    return np.linalg.norm((qpos - rollout.qpos)[:, :2], axis=1) < NEAR_M
 
 
 def _middle_w(rollout: Rollout) -> np.ndarray:
@@ -188,11 +199,20 @@ def _name(panel: Axes, text: str) -> None:
     panel.yaxis.set_label_coords(-(_LEFT - 14) / (panel.bbox.width), 0.5)
 
 
+def _say(panel: Axes, text: str) -> None:
+    """Why a plot is empty."""
+    panel.set_yticks([])
+    panel.text(
+        0.5, 0.5, text, transform=panel.transAxes, color=FAINT, fontsize=_SMALL, va="center",
+        ha="center", backgroundcolor="white",
+    )  # fmt: skip
+
+
 def _draw_error(panel: Axes, rollout: Rollout) -> None:
     """Mean distance of the bodies to the reference over time."""
     _name(panel, "body error\n[mm]")
     if rollout.error_mm is None:
-        panel.text(0.01, 0.5, "no reference", transform=panel.transAxes, color=FAINT, va="center")
+        _say(panel, "no reference")
         return
     seconds = rollout.time_s - rollout.time_s[0]
     panel.fill_between(seconds, rollout.error_mm, color=INK, alpha=0.10, linewidth=0)
@@ -205,7 +225,7 @@ def _draw_height(panel: Axes, rollout: Rollout) -> None:
     """Height of the base of robot and reference over time."""
     _name(panel, "base height\n[m]")
     if not rollout.robot.has_free_base:
-        panel.text(0.01, 0.5, "fixed base", transform=panel.transAxes, color=FAINT, va="center")
+        _say(panel, "fixed base")
         return
     seconds = rollout.time_s - rollout.time_s[0]
     if rollout.reference_qpos is not None:

@@ -352,8 +352,6 @@ class CpuSimulation:
             history = self._batch.bind("history")
             history[np.ix_(env_ids, values)] = targets[:, self._history_owners[values]]
         broken = _ids_of_errors(lambda: self._batch.forward(np.sort(env_ids), stage=_EVERYTHING))
-        # mj_forward leaves its accelerations as the solver's first guess; a fresh state has none.
-        self._batch.bind("qacc_warmstart")[env_ids] = 0.0
         self._joint_torque[env_ids] = self._actuator_force[env_ids]
         self._foot_force[env_ids] = self._sensordata[np.ix_(env_ids, self._force_ids)]
         return broken

@@ -44,8 +44,7 @@ def simulation_spec(robot: Robot, *, max_delay_s: float = 0.0) -> mujoco.MjSpec:
     _drop_idle_geoms(spec)
     for foot in robot.foot_names:
         _add_force_sensor(spec, foot)
-    # One sample more than the delay is long: between two samples the buffer is interpolated.
-    needed = int(np.ceil(max_delay_s / spec.option.timestep - 1e-9)) + 1 if max_delay_s else 0
+    needed = int(np.ceil(max_delay_s / spec.option.timestep - 1e-9))
     for motor in spec.actuators:
         motor.nsample = max(motor.nsample, needed)
         # Linear, so that a delay between two physics steps is not rounded up to the next.

@@ -24,6 +24,9 @@ from asap_deploy.observation import LAYOUTS
 METADATA_KEY = "asap.contract"
 GOLDEN_KEY = "asap.golden"
 SCHEMA_VERSION = 1
+MAX_JOINTS = 512
+"""Longer lists are not those of a robot, and comparing them would take forever."""
+
 OFFSET_MODES = ("default", "reference")
 FEATURES: FrozenSet[str] = frozenset(
     [f"layout:{name}" for name in LAYOUTS]
@@ -191,6 +194,10 @@ class PolicyContract:
     def _check_names(self) -> None:
         for what in ("joint_names", "observed_joint_names", "action_joint_names"):
             names = getattr(self, what)
+            if len(names) > MAX_JOINTS:
+                raise InputError(
+                    f"policy contract lists {len(names)} {what}, at most {MAX_JOINTS} are read"
+                )
             if not names or len(set(names)) != len(names):
                 raise InputError(f"policy contract has an empty or repeated name in {what}")
             for name in names:
@@ -211,6 +218,8 @@ class PolicyContract:
             )
         if (self.offset_mode == "reference" or layout.needs_reference) and self.clip is None:
             raise InputError("policy contract needs a clip and names none")
+        if len(self.anchor_chain) > MAX_JOINTS:
+            raise InputError(f"anchor_chain has {len(self.anchor_chain)} links")
         for link in self.anchor_chain:
             if link.joint and link.joint not in self.joint_names:
                 raise InputError(f"anchor_chain holds unknown joint '{link.joint}'")

@@ -24,7 +24,7 @@ from asap_deploy.onnx_graph import MAX_BYTES
 from asap_deploy.policy import Evaluator, Policy
 from asap_deploy.runtime import Runtime, RuntimeStep
 
-MIN_STEPS = 16
+MIN_STEPS, MAX_STEPS = 16, 1000
 STEPS = 20
 OBSERVATION_TOLERANCE = 1e-4
 ACTION_TOLERANCE = 1e-3
@@ -61,8 +61,11 @@ def read_policy_bytes(path: Union[str, Path]) -> bytes:
         if size > MAX_BYTES:
             raise InputError(f"ONNX file has {size >> 20} MB, at most {MAX_BYTES >> 20}", file=path)
         return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"policy cannot be read: {error.strerror or error}", file=path) from None
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"policy cannot be read: {why}", file=path) from None
 
 
 def record(policy: Policy, seed: int = 0) -> str:
@@ -167,13 +170,19 @@ def _unpack(policy: Policy, text: str) -> Dict[str, np.ndarray]:
                 raise ValueError(f"{name} has type {entry['dtype']}")
             data = base64.b64decode(entry["data"], validate=True)
             vectors[name] = np.frombuffer(data, entry["dtype"]).reshape(entry["shape"])
+            if not np.isfinite(vectors[name]).all():
+                raise ValueError(f"{name} holds values that are not finite")
         steps = len(vectors["time_s"])
+        if vectors["time_s"].shape != (steps,):
+            raise ValueError(f"time_s has shape {vectors['time_s'].shape}")
         for name, width in widths.items():
             if vectors[name].shape != (steps, width):
                 raise ValueError(f"{name} has shape {vectors[name].shape}")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError,
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError,
             binascii.Error) as error:  # fmt: skip
         raise InputError(f"golden vectors of the policy are damaged: {error}") from None
     if steps < MIN_STEPS:
         raise InputError(f"policy has {steps} golden vectors, at least {MIN_STEPS} are needed")
+    if steps > MAX_STEPS:
+        raise InputError(f"policy has {steps} golden vectors, at most {MAX_STEPS} are replayed")
     return vectors

@@ -68,9 +68,10 @@ class OnnxGraph:
         """Evaluate the graph for these inputs; every intermediate value is in the result."""
         values: Dict[str, np.ndarray] = dict(self.weights)
         values.update(feeds)
-        for node in self.nodes:
-            arguments = [values[name] if name else None for name in node.inputs]
-            values[node.outputs[0]] = OPERATORS[node.operator](arguments, node.attributes)
+        with np.errstate(all="ignore"):  # like onnxruntime; who uses the result checks it
+            for node in self.nodes:
+                arguments = [values[name] if name else None for name in node.inputs]
+                values[node.outputs[0]] = OPERATORS[node.operator](arguments, node.attributes)
         return values
 
     def clip_table(self, output: str) -> np.ndarray:
@@ -79,9 +80,13 @@ class OnnxGraph:
         Raises:
             InputError: If that output does not come from a table.
         """
+        tables = dict(self.weights)
         for node in self.nodes:
-            if node.outputs[0] == output and node.operator == "Gather":
-                return self.weights[node.inputs[0]]
+            if node.operator == "Constant":  # older exporters write tables so
+                tables[node.outputs[0]] = OPERATORS["Constant"]([], node.attributes)
+            found = node.outputs[0] == output and node.operator == "Gather"
+            if found and node.inputs and node.inputs[0] in tables:
+                return tables[node.inputs[0]]
         raise InputError(f"the ONNX file holds no clip: output '{output}' is not looked up by time")
 
     def _check(self) -> None:
@@ -94,8 +99,12 @@ class OnnxGraph:
                 )
             if len(node.outputs) != 1:
                 raise InputError(f"ONNX operator '{node.operator}' has {len(node.outputs)} outputs")
+            if not all(_is_finite(value) for value in node.attributes.values()):
+                raise InputError(
+                    f"ONNX operator '{node.operator}' holds values that are not finite"
+                )
         for name, weight in self.weights.items():
-            if weight.dtype.kind == "f" and not np.isfinite(weight).all():
+            if not _is_finite(weight):
                 raise InputError(f"ONNX weight '{name}' holds values that are not finite")
         known = set(self.weights) | set(self.inputs) | {""}
         for node in self.nodes:
@@ -106,6 +115,14 @@ class OnnxGraph:
         lost = [name for name in self.outputs if name not in known]
         if lost or not self.outputs or not self.inputs:
             raise InputError(f"ONNX graph has no way from inputs to outputs {lost}")
+
+
+def _is_finite(value: Any) -> bool:
+    """False where a float, a list of floats or an array holds NaN or infinity."""
+    if isinstance(value, (float, list, np.ndarray)):
+        array = np.asarray(value)
+        return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+    return True
 
 
 def _text(value: Any) -> str:

@@ -34,6 +34,12 @@ def _gemm(inputs: Inputs, attributes: Attributes) -> np.ndarray:
     return product + np.float32(attributes.get("beta", 1.0)) * inputs[2]
 
 
+def _div(inputs: Inputs, attributes: Attributes) -> np.ndarray:
+    quotient = inputs[0] / inputs[1]
+    # ONNX divides whole numbers towards zero, as C does.
+    return np.trunc(quotient).astype(inputs[0].dtype) if inputs[0].dtype.kind == "i" else quotient
+
+
 def _elu(inputs: Inputs, attributes: Attributes) -> np.ndarray:
     x = inputs[0]
     alpha = np.float32(attributes.get("alpha", 1.0))
@@ -64,10 +70,7 @@ def _squeeze(inputs: Inputs, attributes: Attributes) -> np.ndarray:
 
 
 def _unsqueeze(inputs: Inputs, attributes: Attributes) -> np.ndarray:
-    result = inputs[0]
-    for axis in sorted(_axes(inputs, attributes)):
-        result = np.expand_dims(result, axis)
-    return result
+    return np.expand_dims(inputs[0], tuple(_axes(inputs, attributes)))
 
 
 def _gather(inputs: Inputs, attributes: Attributes) -> np.ndarray:
@@ -97,7 +100,7 @@ OPERATORS: Dict[str, Operator] = {
     "Add": lambda x, a: x[0] + x[1],
     "Sub": lambda x, a: x[0] - x[1],
     "Mul": lambda x, a: x[0] * x[1],
-    "Div": lambda x, a: x[0] / x[1],
+    "Div": _div,
     "Elu": _elu,
     "Relu": lambda x, a: np.maximum(x[0], 0),
     "Tanh": lambda x, a: np.tanh(x[0]),

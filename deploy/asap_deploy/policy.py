@@ -26,7 +26,7 @@ Evaluator = Callable[[np.ndarray], np.ndarray]
 class ClipTable:
     """The clip inside a policy file, looked up between its frames.
 
-    Columns are the contract's joints; the anchor is there for layouts that show it.
+    Columns are the contract's joints. Base and joints make the whole motion, by kinematics.
     """
 
     fps: float
@@ -35,9 +35,13 @@ class ClipTable:
     """(T, J) [rad]"""
     joint_vel: np.ndarray
     """(T, J) [rad/s]"""
-    anchor_pos_w: Optional[np.ndarray] = None
+    base_pos_w: np.ndarray
     """(T, 3) [m]"""
-    anchor_quat_wxyz: Optional[np.ndarray] = None
+    base_quat_wxyz: np.ndarray
+    """(T, 4)"""
+    anchor_pos_w: np.ndarray
+    """(T, 3) [m]"""
+    anchor_quat_wxyz: np.ndarray
     """(T, 4)"""
 
     def at(self, table: np.ndarray, time_s: np.ndarray) -> np.ndarray:
@@ -64,6 +68,10 @@ class Policy:
         self.clip = self._read_clip()
         self._session = _open_session(data)
         self._fixed_rows = graph.inputs[contract.input_name][0] == 1
+        try:
+            self.act(self._probe())
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise InputError(f"onnxruntime cannot run the policy: {_first_line(error)}") from None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Policy:
@@ -98,6 +106,10 @@ class Policy:
             feeds["time_step"] = np.zeros((rows, 1), np.float32)
         return feeds
 
+    def _probe(self) -> np.ndarray:
+        """An observation to try the network with."""
+        return np.zeros((1, len(self.contract.element_names)), np.float32)
+
     def _check_widths(self) -> None:
         contract, graph = self.contract, self.graph
         extra = set(graph.inputs) - {contract.input_name, "time_step"}
@@ -119,11 +131,11 @@ class Policy:
                 raise InputError(
                     f"the network's {what} has shape {shape}, the contract says (N, {size})"
                 )
-        probe = np.zeros((1, len(contract.element_names)), np.float32)
         try:
-            action = self.act_numpy(probe)
-        except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-            raise InputError(f"the network cannot be evaluated: {error}") from None
+            action = self.act_numpy(self._probe())
+        except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError,
+                MemoryError) as error:  # fmt: skip
+            raise InputError(f"the network cannot be evaluated: {_first_line(error)}") from None
         if action.shape != (1, len(contract.action_joint_names)):
             raise InputError(f"the network gives shape {action.shape} for one observation")
 
@@ -137,21 +149,22 @@ class Policy:
             ):
                 raise InputError("the policy needs its clip, and the ONNX file holds none")
             return None
-        joint_pos = graph.clip_table("joint_pos").astype(np.float64)
-        joint_vel = graph.clip_table("joint_vel").astype(np.float64)
-        expected = (facts.frames, len(self.contract.joint_names))
-        if joint_pos.shape != expected or joint_vel.shape != expected:
-            raise InputError(
-                f"the clip inside the ONNX file has shapes {joint_pos.shape} and "
-                f"{joint_vel.shape}, the contract says {expected}"
-            )
-        if not LAYOUTS[self.contract.layout].needs_reference:
-            return ClipTable(facts.fps, joint_pos, joint_vel)
-        anchor_pos = graph.clip_table("anchor_pos_w").astype(np.float64)
-        anchor_quat = graph.clip_table("anchor_quat_w").astype(np.float64)
-        if anchor_pos.shape != (facts.frames, 3) or anchor_quat.shape != (facts.frames, 4):
-            raise InputError("the clip inside the ONNX file has an anchor of the wrong shape")
-        return ClipTable(facts.fps, joint_pos, joint_vel, anchor_pos, anchor_quat)
+        joints = len(self.contract.joint_names)
+        widths = {"joint_pos": joints, "joint_vel": joints, "base_pos_w": 3, "base_quat_wxyz": 4,
+                  "anchor_pos_w": 3, "anchor_quat_wxyz": 4}  # fmt: skip
+        tables = {name: graph.clip_table(name).astype(np.float64) for name in widths}
+        for name, width in widths.items():
+            if tables[name].shape != (facts.frames, width):
+                raise InputError(
+                    f"the clip inside the ONNX file has {name} of shape {tables[name].shape}, the "
+                    f"contract says {(facts.frames, width)}"
+                )
+            norm = np.linalg.norm(tables[name], axis=-1)
+            if name.endswith("quat_wxyz") and np.abs(norm - 1.0).max() > 1e-3:
+                raise InputError(
+                    "the clip inside the ONNX file has attitudes that are not unit length"
+                )
+        return ClipTable(fps=facts.fps, **tables)
 
 
 def _open_session(data: bytes) -> Any:
@@ -171,5 +184,9 @@ def _open_session(data: bytes) -> Any:
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class
-        first = (str(error).strip().splitlines() or ["unknown error"])[0]
-        raise InputError(f"onnxruntime cannot load the policy: {first[:160]}") from None
+        raise InputError(f"onnxruntime cannot load the policy: {_first_line(error)}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    """What an error says, short enough for one line of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -32,6 +32,9 @@ from asap_deploy.policy import Evaluator, Policy
 QUAT_TOLERANCE = 0.02
 """A measured attitude whose norm is farther than this from 1 is refused."""
 
+MEASURED_LIMIT = 1e6
+"""No sensor of a robot measures more, in any unit: such a row is refused like NaN."""
+
 
 class RuntimeStep(NamedTuple):
     """What one control step gave, N rows."""
@@ -74,6 +77,7 @@ class Runtime:
         names = tuple(robot_joint_names)
         self._observed = _match(contract.observed_joint_names, names)
         self._anchor_joints = _match([k.joint for k in contract.anchor_chain if k.joint], names)
+        _match(contract.action_joint_names, names)
         _match(names, contract.joint_names)
         self._to_robot = np.array([contract.joint_names.index(name) for name in names])
         self._actions = contract.index(contract.action_joint_names)
@@ -170,7 +174,7 @@ class Runtime:
         sane = np.ones(self.num_robots, dtype=bool)
         for values in measurement:
             if values is not None:
-                sane &= np.isfinite(values).all(axis=-1)
+                sane &= (np.abs(values) < MEASURED_LIMIT).all(axis=-1)  # False for NaN as well
         norm = np.linalg.norm(np.where(sane[:, None], measurement.base_quat_wxyz, 0.0), axis=-1)
         sane &= np.abs(norm - 1.0) < QUAT_TOLERANCE
         self.refused = self.refused | ~sane
@@ -217,8 +221,7 @@ class Runtime:
         if not self._layout.needs_reference:
             return None
         clip = self.policy.clip
-        assert clip is not None and clip.anchor_pos_w is not None
-        assert clip.anchor_quat_wxyz is not None
+        assert clip is not None
         pos, quat = self._anchor(measurement)
         reference_pos = clip.at(clip.anchor_pos_w, time_s)
         reference_quat = rotation.normalize(clip.at(clip.anchor_quat_wxyz, time_s))

@@ -1,0 +1,45 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both install first, into .venv here.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SHELL := /bin/bash
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test test-all check format type bench clean
+
+setup: .venv/.installed
+
+# A stamp newer than what says which packages are needed makes the second call instant.
+.venv/.installed: pyproject.toml deploy/pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("asap needs Python 3.11 or newer; got " + sys.version.split()[0] + "; say `make setup PYTHON=python3.12`" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./deploy -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/asap evaluate --robot g1 --policy policies/g1/wave.onnx --motion wave --episodes 16 \
+		--png runs/demo/wave.png --view runs/demo/wave.rrd --json runs/demo/wave.json
+	@echo "Look at runs/demo/wave.png, or at the recording with: $(BIN)/rerun runs/demo/wave.rrd"
+
+test: setup
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest -q
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/vermin --quiet --no-tips --eval-annotations --violations -t=3.8- deploy/asap_deploy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/asap bench sim --json runs/bench/sim.json
+
+clean:
+	rm -rf .venv runs

@@ -161,9 +161,9 @@ def adopt(
             f"--layout ({', '.join(LAYOUTS)})"
         )
     input_name, output_name, width, actions = _foreign_network(graph)
-    robot, action_names = _foreign_joints(robot, graph, actions, described)
-    sizes = _sizes(robot, action_names, layout or "beyondmimic")
-    found = find_layout(layout or "beyondmimic", sizes, width)
+    layout = layout or "beyondmimic"  # files of that family describe themselves
+    robot, action_names = _foreign_joints(robot, graph, actions, described, layout)
+    found = find_layout(layout, _sizes(robot, action_names, layout), width)
     if found.gait_period_s is None and motion is None:
         raise InputError(f"layout '{found.name}' tracks a motion: give its clip with --motion")
     provenance = {"source": source, "source_sha256": hashlib.sha256(data).hexdigest()}
@@ -256,16 +256,18 @@ def _foreign_network(graph: OnnxGraph) -> tuple[str, str, int, int]:
 
 
 def _foreign_joints(
-    robot: Robot, graph: OnnxGraph, actions: int, described: bool
+    robot: Robot, graph: OnnxGraph, actions: int, described: bool, layout: str
 ) -> tuple[Robot, tuple[str, ...]]:
     """The robot with the file's own gains, and the joints that the network commands."""
     if not described:
         names = robot.action_joint_names
-        if actions > len(names):
-            raise InputError(
-                f"the network commands {actions} joints, robot '{robot.name}' has {len(names)}"
-            )
         # The published walking policy commands the first twelve joints, the legs.
+        walks = layout in LAYOUTS and LAYOUTS[layout].needs_command
+        if actions > len(names) or (actions != len(names) and not walks):
+            raise InputError(
+                f"the network commands {actions} joints, robot '{robot.name}' has {len(names)} "
+                "that take commands; choose another --robot"
+            )
         return robot, tuple(names[:actions])
     names = _texts(graph, "joint_names")
     order = robot.joint_ids(names)

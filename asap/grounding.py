@@ -214,8 +214,8 @@ def _above_line(clearance: np.ndarray, start: int, stop: int) -> np.ndarray:
 def _on_other_bodies(robot: Robot, body_pos_w: np.ndarray, clearance: np.ndarray) -> np.ndarray:
     """(T,) bool: kneeling, sitting, on hands. The height of the soles then says nothing."""
     model, feet = robot.model, robot.body_ids[robot.body_index(robot.foot_names)]
-    shanks = set(feet.tolist()) | {int(model.body_parentid[foot]) for foot in feet}
-    others = [i for i, body in enumerate(robot.body_ids.tolist()) if body not in shanks]
+    ankles = set(feet.tolist()) | {int(model.body_parentid[foot]) for foot in feet}
+    others = [i for i, body in enumerate(robot.body_ids.tolist()) if i == 0 or body not in ankles]
     lowest = body_pos_w[:, others, 2].min(axis=1)
     return lowest - clearance < _OTHER_SUPPORT_M
 

@@ -32,7 +32,7 @@ OTHER_FPS = (50.0, 60.0)
 MAX_FRAMES = 400_000
 """Of the result; two hours at 50 Hz."""
 
-CONTACT_HEIGHT_M = (0.02, 0.04)
+CONTACT_HEIGHT_M = (0.03, 0.05)
 """A foot comes into contact below the first and leaves it above the second."""
 
 CONTACT_SPEED = (0.3, 0.6)
@@ -94,7 +94,9 @@ def import_motion(
     )  # fmt: skip
     if rate != file_fps:
         notes.append(f"{file_fps:.6g} Hz resampled to {rate:.6g} Hz")
-    if mode is not None:
+    if mode is not None and not robot.foot_names:
+        notes.append("not grounded: the robot's description names no feet")
+    elif mode is not None:
         found = find_grounding(robot, base_pos_w, base_quat, joint_pos, fps=rate, mode=mode)
         base_pos_w[:, 2] += found.correction_m
         low, high = 1e3 * found.correction_m.min(), 1e3 * found.correction_m.max()

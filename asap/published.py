@@ -96,7 +96,7 @@ def compare_published(
     for number, (name, expected) in enumerate(EXPECTED.items()):
         found, finished = _quiet(data, name, robot, ground=False, threads=threads)
         grounded, _ = _quiet(data, name, robot, ground=True, threads=threads)
-        case = _case(data, name, robot, ground=True)
+        case = case_of_published(data, name, robot, ground=True)
         noisy = EvaluateConfig(episodes=64, start_noise="paper", threads=threads)
         success = evaluate([case], robot, noisy).overall["success_rate"]
         rows.append(Comparison(name, expected, found, finished, grounded, success))
@@ -105,7 +105,7 @@ def compare_published(
     return rows
 
 
-def _case(data: Path, name: str, robot: Robot, *, ground: bool) -> Case:
+def case_of_published(data: Path, name: str, robot: Robot, *, ground: bool) -> Case:
     """A policy with its clip."""
     clip = open_motion(data / "motions" / f"{_CLIP.get(name, name)}.pkl", robot, ground=ground)
     policy = open_policy(data / "policies" / f"{name}.onnx", robot, clip, "asap").policy
@@ -117,6 +117,6 @@ def _quiet(
 ) -> tuple[Figures, bool]:
     """Errors of one episode without noise, over all bodies, and whether it finished."""
     config = EvaluateConfig(episodes=1, points="bodies", threads=threads)
-    overall = evaluate([_case(data, name, robot, ground=ground)], robot, config).overall
+    overall = evaluate([case_of_published(data, name, robot, ground=ground)], robot, config).overall
     figures = Figures(overall["mpjpe_mm"].value, overall["global_mpjpe_mm"].value)
     return figures, overall["success_rate"].value == 1.0

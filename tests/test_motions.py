@@ -321,6 +321,41 @@ def test_a_jump_read_at_an_assumed_rate_is_warned_about(tmp_path, robot):
     assert "warning" not in import_motion(path, robot, fps=60).source
 
 
+TOY_XML = """<mujoco><compiler angle="radian"/><worldbody>
+<body name="base" pos="0 0 0.5"><freejoint/>
+<geom size="0.1" mass="1"/><body name="thigh"><joint name="hip" axis="0 1 0" range="-1 1"/>
+<geom type="capsule" fromto="0 0 0 0 0 -0.2" size="0.03" mass="0.3"/>
+<body name="foot" pos="0 0 -0.2">
+<joint name="knee" axis="0 1 0" range="-1 1"/>
+<geom type="capsule" fromto="0 0 0 0 0 -0.2" size="0.03" mass="0.3"/></body></body></body>
+</worldbody>
+</mujoco>"""
+TOY_TOML = """mjcf = "robot.xml"
+physics_dt = 0.005
+control_dt = 0.02
+integrator = "implicitfast"
+[joints]
+"*" = { torque_limit = 10.0, armature = 0.01, stiffness = 20.0, damping = 1.0, action_scale = 0.25 }
+"""
+
+
+@pytest.mark.parametrize(
+    ("feet", "note"), [("", "names no feet"), ('feet = ["foot"]\n', "grounded")]
+)
+def test_robots_with_other_joints_and_without_two_feet_are_served(tmp_path, feet, note):
+    (tmp_path / "robot.xml").write_text(TOY_XML)
+    (tmp_path / "robot.toml").write_text(feet + TOY_TOML)
+    toy = Robot.load(str(tmp_path))
+    time_s = np.arange(100)[:, None] / 50.0
+    quat_xyzw = np.tile([0, 0, np.sin(0.35), np.cos(0.35)], (100, 1))
+    joints = np.hstack([0.5 * np.sin(6 * time_s), 0.3 * np.sin(4 * time_s)])
+    rows = np.hstack([np.tile([0, 0, 0.5], (100, 1)), quat_xyzw, joints])
+    np.savetxt(tmp_path / "clip.csv", rows, delimiter=",")
+    got = import_motion(tmp_path / "clip.csv", toy, fps=50)
+    assert np.abs(got.joint_pos - joints).max() < 1e-12 and got.joint_names == ("hip", "knee")
+    assert note in got.source and not got.foot_contact.any()
+
+
 def hostile_files(folder: Path, robot: Robot, clip: Motion) -> dict[str, Path]:
     """Files that must be refused, by what is wrong with them."""
     csv = write_csv(folder / "good.csv", clip).read_text().splitlines()

@@ -1,0 +1,92 @@
+"""Errors and intervals, checked against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from asap.metrics import ErrorMeter, TrackedPoints, bootstrap_ratio, success_interval
+from asap.robot import Robot
+
+
+def test_errors_of_two_points_are_those_worked_out_by_hand() -> None:
+    meter = ErrorMeter(1)
+    zeros = np.zeros((2, 3))
+    alive = np.ones(1, dtype=bool)
+    # Point 0 is 3 mm off in x and 4 mm in y: 5 mm. Point 1 is exact. The base is 3 mm off in x.
+    points = np.array([[[0.003, 0.004, 0.0], [0.0, 0.0, 0.0]]])
+    base = np.array([[0.003, 0.0, 0.0]])
+    distance = meter.add(points, zeros, base, np.zeros(3), alive)
+    assert distance == pytest.approx([2.5])  # (5 + 0) / 2
+    # Relative to the base: point 0 is 4 mm off in y, point 1 is 3 mm off in -x.
+    assert meter.sums["mpjpe_mm"] == pytest.approx([3.5])
+    assert meter.counts["vel_error_mm_per_frame"] == [0]
+
+    # Next frame everything is exact: both errors changed by what they were.
+    meter.add(zeros[None], zeros, np.zeros((1, 3)), np.zeros(3), alive)
+    assert meter.sums["vel_error_mm_per_frame"] == pytest.approx([2.5])
+    # Third frame as the first: second difference of e = 5, 0, 5 mm is 5 - 0 + 5 = 10 mm.
+    meter.add(points, zeros, base, np.zeros(3), alive)
+    assert meter.sums["acc_error_mm_per_frame2"] == pytest.approx([5.0])
+    assert meter.worst_mm == pytest.approx([2.5])
+
+
+def test_frames_of_dead_episodes_do_not_count() -> None:
+    meter = ErrorMeter(2)
+    points = np.full((2, 1, 3), 0.1)
+    alive = np.array([True, False])
+    meter.add(points, np.zeros((1, 3)), np.zeros((2, 3)), np.zeros(3), alive)
+    assert meter.counts["global_mpjpe_mm"].tolist() == [1, 0]
+    assert meter.sums["global_mpjpe_mm"][1] == 0.0
+    assert meter.worst_mm[1] == 0.0
+
+
+def test_the_g1_has_the_27_points_of_the_paper() -> None:
+    robot = Robot.load("g1:asap")
+    points = TrackedPoints(robot)
+    assert len(points.names) == 27
+    assert points.names[-3:] == ("left_hand", "right_hand", "head")
+    assert len(TrackedPoints(robot, virtual=False, all_bodies=True).names) == 30
+    qpos = robot.default_qpos()
+    poses = robot.forward_kinematics(qpos[None, :3], qpos[None, 3:7], qpos[None, robot.qpos_ids])
+    found = points.positions(*poses)[0]
+    torso = poses[0][0, robot.body_names.index("torso_link")]
+    # Upright in the default pose of g1:asap: the head is 0.42 m above the torso's frame.
+    np.testing.assert_allclose(found[points.names.index("head")], torso + [0, 0, 0.42], atol=1e-6)
+
+
+def test_positions_do_not_change_the_bodies_that_they_are_made_of() -> None:
+    robot = Robot.load("g1")
+    qpos = robot.default_qpos()
+    poses = robot.forward_kinematics(qpos[None, :3], qpos[None, 3:7], qpos[None, robot.qpos_ids])
+    before = poses[0].copy()
+    TrackedPoints(robot).positions(*poses)
+    np.testing.assert_array_equal(poses[0], before)
+
+
+def test_mean_is_weighted_by_frames_and_the_interval_covers_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    figure = bootstrap_ratio(np.array([10.0, 0.0]), np.array([1.0, 9.0]), rng)
+    assert figure.value == pytest.approx(1.0)  # 10 / 10 frames, and not (10 + 0) / 2
+    covered = 0
+    for _ in range(200):
+        sums = rng.normal(5.0, 1.0, 40)
+        low_high = bootstrap_ratio(sums, np.ones(40), rng)
+        covered += low_high.low <= 5.0 <= low_high.high
+    assert 176 <= covered <= 200  # 95 % of 200 is 190; a bootstrap of 40 covers a little less
+
+
+def test_one_episode_has_no_interval_and_none_has_no_value() -> None:
+    rng = np.random.default_rng(0)
+    one = bootstrap_ratio(np.array([3.0]), np.array([2.0]), rng)
+    assert one.value == 1.5
+    assert np.isnan(one.low)
+    assert np.isnan(bootstrap_ratio(np.zeros(2), np.zeros(2), rng).value)
+
+
+def test_success_of_all_is_not_certainty() -> None:
+    # Wilson at 10 of 10: low = 1 / (1 + z^2 / n) = 1 / 1.3841 = 0.7225
+    figure = success_interval(10, 10)
+    assert figure.value == 1.0
+    assert figure.low == pytest.approx(0.7225, abs=1e-4)
+    assert figure.high == pytest.approx(1.0)

@@ -33,6 +33,10 @@ class Common:
     quiet: bool = False
     """Print nothing but errors."""
 
+    def run(self, progress: Progress) -> Outcome:
+        """Do it; every command has its own."""
+        raise NotImplementedError(type(self).__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:

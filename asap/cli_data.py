@@ -71,11 +71,14 @@ class RobotsView(Common):
 
 def _robots(names: list[str], status_if_odd: int) -> Outcome:
     """Facts and problems of robots."""
-    rows, result, odd = [], {}, False
+    rows: list[list[str]] = []
+    remarks: list[str] = []
+    result, odd = {}, False
     for name in names:
         robot = Robot.load(name)
         problems = robot.check()
         odd |= bool(problems)
+        remarks += [f"{name}: {text}" for text in problems]
         mass = float(robot.model.body_mass.sum())
         root = name.partition("@")[0]
         twins = [n for n in robot_names() if n.startswith(f"{root}@")]
@@ -93,7 +96,6 @@ def _robots(names: list[str], status_if_odd: int) -> Outcome:
         rows.append([name, str(len(robot.joint_names)), str(len(robot.action_joint_names)),
                      f"{mass:.2f}", physics, count])  # fmt: skip
     columns = ["robot", "joints", "actions", "mass [kg]", "physics", "problems"]
-    remarks = [f"{name}: {text}" for name in names for text in result[name]["problems"]]
     status = status_if_odd if odd else DONE
     return Outcome(
         result={"robots": result},

@@ -140,21 +140,21 @@ class Export(Common):
         robot = Robot.load(self.robot)
         clip = open_motion(self.motion, robot, ground=self.ground) if self.motion else None
         opened = open_policy(self.from_onnx, robot, clip, self.layout)
-        if opened.foreign is None:
+        data = opened.foreign
+        if data is None:
             raise InputError("this policy already carries a contract: use it as it is",
                              file=self.from_onnx)  # fmt: skip
-        write_atomic(self.out, lambda stream: stream.write(opened.foreign))
+        write_atomic(self.out, lambda stream: stream.write(data))
         policy = load_policy(self.out)
         parity = verify(policy)
         contract = policy.contract
+        warnings = [text for key, text in contract.provenance.items() if key == "warning"]
         facts = {
             "onnx": self.out,
             "parity_max_abs": parity,
             "layout": contract.layout,
             "robot": contract.robot,
-            "warnings": [
-                contract.provenance[key] for key in contract.provenance if key == "warning"
-            ],
+            "warnings": warnings,
         }
         rows = [
             ["robot", contract.robot],
@@ -164,7 +164,7 @@ class Export(Common):
             ["onnxruntime and numpy against the golden vectors", f"{parity:.1e}"],
         ]
         shown: list[RenderableType] = [table(f"Wrote {self.out}", ["", ""], rows)]
-        shown += [f"warning: {text}" for text in facts["warnings"]]
+        shown += [f"warning: {text}" for text in warnings]
         inputs = [self.from_onnx, *([clip.path] if clip else [])]
         return Outcome(result=facts, shown=shown, inputs=inputs)
 

@@ -169,10 +169,11 @@ def evaluate(
     clips = []
     for number, case in enumerate(cases):
         rng = np.random.default_rng([config.seed, number])
-        start, share = number / len(cases), 1.0 / len(cases)
-        clips.append(
-            _evaluate_clip(case, robot, config, rng, lambda f, s=start, k=share: report(s + f * k))
-        )
+
+        def part(fraction: float, done: int = number) -> None:
+            report((done + fraction) / len(cases))
+
+        clips.append(_evaluate_clip(case, robot, config, rng, part))
     return Evaluation(clips=clips, seed=config.seed)
 
 

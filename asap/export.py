@@ -8,7 +8,6 @@ own. What a foreign file does not say must be given, never guessed.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 
@@ -260,16 +259,16 @@ def _foreign_joints(
 ) -> tuple[Robot, tuple[str, ...]]:
     """The robot with the file's own gains, and the joints that the network commands."""
     if not described:
-        names = robot.action_joint_names
+        own = robot.action_joint_names
         # The published walking policy commands the first twelve joints, the legs.
         walks = layout in LAYOUTS and LAYOUTS[layout].needs_command
-        if actions > len(names) or (actions != len(names) and not walks):
+        if actions > len(own) or (actions != len(own) and not walks):
             raise InputError(
-                f"the network commands {actions} joints, robot '{robot.name}' has {len(names)} "
+                f"the network commands {actions} joints, robot '{robot.name}' has {len(own)} "
                 "that take commands; choose another --robot"
             )
-        return robot, tuple(names[:actions])
-    names = _texts(graph, "joint_names")
+        return robot, tuple(own[:actions])
+    names = tuple(_texts(graph, "joint_names"))
     order = robot.joint_ids(names)
     if sorted(order) != list(range(len(robot.joint_names))) or actions != len(names):
         raise InputError(
@@ -286,7 +285,7 @@ def _foreign_joints(
         values = np.empty(len(names))
         values[order] = _numbers(graph, key, len(names))
         changes[field] = values
-    return dataclasses.replace(robot, **changes), tuple(names)
+    return robot.with_(**changes), names
 
 
 def _sizes(robot: Robot, action_names: tuple[str, ...], layout: str) -> Sizes:

@@ -43,7 +43,9 @@ def network(
         mean: (D,) subtracted from the input; none by default.
         std: (D,) divided by.
     """
-    nodes, weights, value = [], {}, INPUT
+    nodes: list[onnx.NodeProto] = []
+    weights: dict[str, np.ndarray] = {}
+    value = INPUT
     if mean is not None and std is not None:
         weights |= {"mean": mean, "std": std}
         nodes.append(helper.make_node("Sub", [value, "mean"], ["centred"]))

@@ -142,7 +142,7 @@ def _is_zlib(head: bytes) -> bool:
 def _decompressed(data: bytes, max_bytes: int) -> bytes:
     """The content of a compressed file, never more than ``max_bytes`` of it."""
     if _is_zlib(data[:2]) or data[:2] == b"\x1f\x8b":
-        machine = zlib.decompressobj(wbits=47)  # zlib or gzip, told apart by the header
+        machine: Any = zlib.decompressobj(wbits=47)  # zlib or gzip, told apart by the header
         content = machine.decompress(data, max_bytes + 1)
     elif data[:3] == b"BZh":
         machine = bz2.BZ2Decompressor()

@@ -50,7 +50,7 @@ class Reference:
 
     def frame(self, time_s: float) -> MotionFrame:
         """The motion at one time, without a leading axis."""
-        return self._motion.at(np.float64(time_s))
+        return self._motion.at(np.array(time_s))
 
     def positions(self, frame: MotionFrame) -> np.ndarray:
         """(P, 3) tracked points of a frame."""

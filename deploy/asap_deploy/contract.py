@@ -275,7 +275,7 @@ def _build(kind: Any, raw: Any, where: str) -> Any:
     missing = [name for name in fields if name not in raw]
     if missing:
         raise InputError(f"policy {where} lacks the key '{missing[0]}'")
-    return kind(**{key: _convert(fields[key].type, raw[key], f"{where}.{key}") for key in raw})
+    return kind(**{key: _convert(str(fields[key].type), raw[key], f"{where}.{key}") for key in raw})
 
 
 def _convert(kind: str, value: Any, where: str) -> Any:

@@ -10,9 +10,9 @@ written beside its place and renamed, so that no reader ever meets half of one.
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -63,7 +63,7 @@ def load_npz(path: PathLike, *, max_bytes: int = MAX_BYTES) -> Dict[str, np.ndar
         raise InputError("expected an .npz file, got a folder", file=path) from None
     except (
         zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError,
-        NotImplementedError, RuntimeError, MemoryError, SyntaxError, TypeError, OverflowError,
+        NotImplementedError, RuntimeError, MemoryError, SyntaxError, tokenize.TokenError, TypeError, OverflowError,
     ) as error:  # fmt: skip
         raise InputError(f"not a readable .npz file: {_brief(error)}", file=path) from None
 
@@ -73,7 +73,7 @@ def save_npz(path: PathLike, arrays: Mapping[str, Any]) -> None:
     write_atomic(path, lambda stream: np.savez_compressed(stream, **dict(arrays)))
 
 
-def write_atomic(path: PathLike, write: Callable[[io.BufferedWriter], None]) -> None:
+def write_atomic(path: PathLike, write: Callable[[Any], Any]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
 
     Raises:

@@ -199,7 +199,7 @@ def _parse_node(data: bytes) -> Node:
 
 def _parse_attribute(data: bytes) -> Tuple[str, Any]:
     """AttributeProto: 1 name, 2 float, 3 int, 4 text, 5 tensor, 6 graph, 7 floats, 8 ints."""
-    name, result, floats, ints = "", None, [], []  # type: ignore[var-annotated]
+    name, result, floats, ints = "", None, [], []
     readers: Dict[int, Callable[[Any], Any]] = {
         2: lambda v: packed_floats(v)[0],
         3: signed,
@@ -231,7 +231,7 @@ def _parse_tensor(data: bytes) -> Tuple[str, np.ndarray]:
         if number == 1:
             dims.extend(packed_varints(value))
         elif number == 2:
-            kind = int(value)  # type: ignore[arg-type]
+            kind = int(value)
         elif number == 4:
             numbers.extend(packed_floats(value))
         elif number in (5, 7):
@@ -260,7 +260,7 @@ def _parse_tensor(data: bytes) -> Tuple[str, np.ndarray]:
 
 def _parse_value_info(data: bytes) -> Tuple[str, Tuple[Any, ...]]:
     """ValueInfoProto: 1 name, 2 type -> 1 tensor -> 2 shape -> 1 dim -> 1 size or 2 name."""
-    name, shape = "", ()  # type: ignore[var-annotated]
+    name, shape = "", ()
     for number, value in read_fields(data):
         if number == 1:
             name = _text(value)
@@ -280,7 +280,7 @@ def _axis(data: bytes) -> Any:
     """One axis of a shape: its size, or a name where the size is free."""
     for number, value in read_fields(data):
         if number == 1:
-            return signed(int(value))  # type: ignore[arg-type]
+            return signed(int(value))
         if number == 2:
             return _text(value)
     return "?"

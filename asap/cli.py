@@ -23,6 +23,9 @@ from asap import __version__, cli_bench, cli_data, cli_policy, results
 from asap.cli_common import BAD_INPUT, INTERRUPTED, Common
 from asap_deploy.errors import InputError, suggestion
 
+WIDTH = 120
+"""Of tables that are written to a file or a pipe."""
+
 COMMANDS: dict[str, type[Common]] = {
     "robots list": cli_data.RobotsList,
     "robots check": cli_data.RobotsCheck,
@@ -49,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    console = Console()
+    # Where nobody watches, lines need not fit a window.
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, soft_wrap=False)
     try:
         name, rest = _find_command(words)
         if name is None:

@@ -100,8 +100,8 @@ class BenchPublished(Common):
     def run(self, progress: Progress) -> Outcome:
         """Evaluate as published and with grounded clips."""
         found = compare_published(self.data, progress, threads=self.threads)
-        columns = ["policy", "root-relative [mm]", "elsewhere", "global [mm]", "elsewhere",
-                   "grounded: root-relative", "global", "success, noisy starts"]  # fmt: skip
+        columns = ["policy", "rel. mm", "elsewhere", "global mm", "elsewhere",
+                   "grounded: rel.", "global", "noisy success"]  # fmt: skip
         agree = sum(one.agrees for one in found)
         return Outcome(
             result={"policies": [_comparison(one) for one in found], "agree": agree},

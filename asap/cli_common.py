@@ -55,17 +55,17 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     """A table for the terminal: names to the left, figures to the right."""
     result = Table(title=title, title_justify="left", header_style="bold")
     for place, column in enumerate(columns):
-        result.add_column(column, justify="left" if place == 0 else "right")
+        result.add_column(column, justify="right" if place else "left", no_wrap=True)
     for row in rows:
         result.add_row(*row)
     return result
 
 
 def show(figure: Interval, digits: int = 1) -> str:
-    """A figure with its interval."""
+    """A figure with its 95 % interval, as ``1.5 [1.2, 1.9]``."""
     if figure.value != figure.value:
         return "-"
     text = f"{figure.value:.{digits}f}"
     if figure.low != figure.low or figure.low == figure.high:
         return text
-    return f"{text} ({figure.low:.{digits}f} to {figure.high:.{digits}f})"
+    return f"{text} [{figure.low:.{digits}f}, {figure.high:.{digits}f}]"

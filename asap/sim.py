@@ -112,7 +112,8 @@ class CpuSimulation:
         """The engine below, for ``expand`` (model values per robot) and external forces.
 
         Bind state fields and positions only: after ``step`` the fields that hold velocities,
-        forces or contacts belong to another robot, because the last call computes positions.
+        forces or contacts belong to another robot, because the last call computes positions. That
+        call switches contacts off by ``opt.disableflags``, which therefore cannot be expanded.
         """
         return self._batch
 

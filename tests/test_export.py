@@ -9,14 +9,6 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from policies import (
-    robot,
-    toy_contract,
-    toy_motion,
-    toy_network,
-    toy_policy,
-    toy_policy_bytes,
-)
 
 from asap import onnx_file
 from asap.export import (
@@ -32,6 +24,14 @@ from asap_deploy.errors import InputError
 from asap_deploy.observation import LAYOUTS
 from asap_deploy.onnx_graph import OnnxGraph
 from asap_deploy.policy import Policy
+from policies import (
+    robot,
+    toy_contract,
+    toy_motion,
+    toy_network,
+    toy_policy,
+    toy_policy_bytes,
+)
 
 KINDS = [("asap", "g1:asap"), ("asap-loco", "g1:asap"), ("beyondmimic", "g1"),
          ("beyondmimic-state", "g1"), ("asap", "g1:23dof")]  # fmt: skip

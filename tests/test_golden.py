@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from policies import golden_text, robot, toy_contract, toy_policy, toy_policy_bytes, with_contract
 
 from asap import onnx_file
 from asap_deploy import golden
 from asap_deploy.contract import GOLDEN_KEY, METADATA_KEY
 from asap_deploy.errors import InputError
 from asap_deploy.policy import Policy
+from policies import golden_text, robot, toy_contract, toy_policy, toy_policy_bytes, with_contract
 
 KINDS = [
     ("asap", "g1:asap", "default"),

@@ -15,7 +15,7 @@ from asap_deploy.errors import InputError
 from asap_deploy.onnx_graph import OnnxGraph
 from asap_deploy.onnx_ops import OPERATORS
 from asap_deploy.policy import Policy
-from policies import toy_network, toy_policy, toy_policy_bytes
+from policies import toy_network, toy_policy, toy_policy_bytes, with_contract
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -380,6 +380,58 @@ def test_what_is_no_onnx_file_is_refused():
     for data in (b"", b"PK\x03\x04" + bytes(100), b"\xff" * 50, b"hello world", bytes(1000)):
         with pytest.raises(InputError, match="not an ONNX file"):
             OnnxGraph.parse(data)
+
+
+def _doubling(rounds):
+    """x, xx, xxxx, ...: each node doubles what there is."""
+
+    def change(model):
+        for k in range(rounds):
+            source = "obs" if k == 0 else f"d{k - 1}"
+            _node("Concat", (source, source), (f"d{k}",), axis=1)(model)
+
+    return change
+
+
+def _outer(model):
+    column = numpy_helper.from_array(np.zeros((1 << 16, 1), np.float32), "column")
+    row = numpy_helper.from_array(np.zeros((1, 1 << 16), np.float32), "row")
+    model.graph.initializer.extend([column, row])
+
+
+def _outer_by(operator, **attributes):
+    def change(model):
+        _outer(model)
+        _node(operator, ("column", "row"), **attributes)(model)
+
+    return change
+
+
+def _repeated_row(model):
+    table = numpy_helper.from_array(np.zeros((1, 1 << 16), np.float32), "table")
+    index = numpy_helper.from_array(np.zeros(1 << 16, np.int64), "index")
+    model.graph.initializer.extend([table, index])
+    _node("Gather", ("table", "index"))(model)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_doubling(60), _outer_by("Add"), _outer_by("MatMul"), _outer_by("Gemm"), _repeated_row],
+)
+def test_a_small_file_that_asks_for_much_memory_is_refused(change):
+    graph = OnnxGraph.parse(changed(change))
+    with pytest.raises(ValueError, match=r"would give \d+ numbers, at most 16777216 are allowed"):
+        graph.run({"obs": np.zeros((1, 4), np.float32)})
+    with pytest.raises(InputError, match="cannot be evaluated: .* would give"):
+        contract = toy_policy().contract
+        Policy.from_bytes(with_contract(_bombed(change), contract.to_json()))
+
+
+def _bombed(change) -> bytes:
+    """The toy policy with the bomb beside its network."""
+    model = onnx.load_model_from_string(toy_policy_bytes())
+    change(model)
+    return model.SerializeToString()
 
 
 def test_a_clip_is_found_only_where_an_output_is_looked_up():

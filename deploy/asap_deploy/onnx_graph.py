@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, List, Mapping, Tuple
 import numpy as np
 
 from asap_deploy.errors import InputError
-from asap_deploy.onnx_ops import DTYPES, OPERATORS
+from asap_deploy.onnx_ops import DTYPES, OPERATORS, check_size
 from asap_deploy.protobuf import packed_floats, packed_varints, read_fields, signed
 
 MAX_BYTES = 256 << 20
@@ -71,6 +71,7 @@ class OnnxGraph:
         with np.errstate(all="ignore"):  # like onnxruntime; who uses the result checks it
             for node in self.nodes:
                 arguments = [values[name] if name else None for name in node.inputs]
+                check_size(node.operator, arguments, node.attributes)
                 values[node.outputs[0]] = OPERATORS[node.operator](arguments, node.attributes)
         return values
 

@@ -19,6 +19,9 @@ DTYPES: Dict[int, Any] = {
 }
 """ONNX element types by number."""
 
+MAX_VALUES = 1 << 24
+"""No operator of a policy gives more numbers than this."""
+
 Inputs = List[Any]
 Attributes = Mapping[str, Any]
 Operator = Callable[[Inputs, Attributes], np.ndarray]
@@ -92,6 +95,31 @@ def _constant(inputs: Inputs, attributes: Attributes) -> np.ndarray:
 def _sigmoid(inputs: Inputs, attributes: Attributes) -> np.ndarray:
     # tanh does not overflow where exp(-x) would
     return np.float32(0.5) * (np.tanh(np.float32(0.5) * inputs[0]) + np.float32(1.0))
+
+
+def check_size(operator: str, inputs: Inputs, attributes: Attributes) -> None:
+    """Refuse what would take unbounded memory: a few hundred bytes can ask for terabytes.
+
+    Raises:
+        ValueError: If the result would be too large, or the shapes do not fit.
+    """
+    given = [np.asarray(x) for x in inputs if x is not None]
+    size = max((x.size for x in given), default=0)
+    if operator == "Concat":
+        size = sum(x.size for x in given)
+    elif operator == "Gather":
+        table, axis = given[0], int(attributes.get("axis", 0))
+        size = table.size // max(1, table.shape[axis]) * given[1].size
+    elif operator in ("Gemm", "MatMul"):
+        rows = given[0].shape[-1 if attributes.get("transA", 0) else -2 :][:1]
+        columns = given[1].shape[-2 if attributes.get("transB", 0) else -1 :][:1]
+        product = np.broadcast_to(np.float32(0.0), rows + columns)
+        stacks = [np.broadcast_to(np.float32(0.0), x.shape[:-2]) for x in given[:2]]
+        size = np.broadcast(product, *given[2:]).size * np.broadcast(*stacks).size
+    elif len(given) > 1:
+        size = np.broadcast(*given).size if operator not in ("Squeeze", "Unsqueeze") else size
+    if size > MAX_VALUES:
+        raise ValueError(f"{operator} would give {size} numbers, at most {MAX_VALUES} are allowed")
 
 
 OPERATORS: Dict[str, Operator] = {

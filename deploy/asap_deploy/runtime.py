@@ -87,6 +87,7 @@ class Runtime:
             np.array(contract.joint_pos_lower),
             np.array(contract.joint_pos_upper),
         )
+        self._observed_default = self._default[contract.index(contract.observed_joint_names)]
         held = contract.index(contract.held_joint_names)
         self._held_pos = np.tile(self._default[held], (num_robots, 1))
         sizes = Sizes(len(self._observed), len(self._actions), len(held))
@@ -132,32 +133,51 @@ class Runtime:
         Raises:
             InputError: If the layout needs the base position and the measurement lacks it.
         """
-        time_s = np.broadcast_to(np.asarray(time_s, dtype=float), (self.num_robots,))
+        observation = self.observe(measurement, time_s)
+        return self.act(self._act(observation), time_s)._replace(observation=observation)
+
+    def observe(self, measurement: Measurement, time_s: np.ndarray) -> np.ndarray:
+        """The first half of a step: the observation (N, D) float32, remembered as the newest.
+
+        Training calls the halves itself, because it samples the action in between.
+        """
+        time_s = self._rows(time_s)
         measurement = self._accept(measurement)
-        phase, finished = self._phase(time_s)
         inputs = ObservationInputs(
             measurement=measurement._replace(
                 joint_pos=measurement.joint_pos[:, self._observed],
                 joint_vel=measurement.joint_vel[:, self._observed],
             ),
-            default_joint_pos=self._default[
-                self.contract.index(self.contract.observed_joint_names)
-            ],
+            default_joint_pos=self._observed_default,
             last_action=self.last_action,
-            phase=phase,
+            phase=self._phase(time_s)[0],
             reference=self._reference(measurement, time_s),
             command=self.command,
             held_joint_pos=self._held_pos,
         )
-        observation = self._builder.build(inputs)
-        action = np.asarray(self._act(observation), dtype=np.float64)
+        return self._builder.build(inputs)
+
+    def act(self, action: np.ndarray, time_s: np.ndarray) -> RuntimeStep:
+        """The second half of a step: targets from the network's output (N, A).
+
+        Returns:
+            A step whose ``observation`` is empty.
+        """
+        time_s = self._rows(time_s)
+        action = np.asarray(action, dtype=np.float64)
         self.refused = self.refused | ~np.isfinite(action).all(axis=-1)
         limit = self.contract.action_limit
         action = np.clip(np.where(self.refused[:, None], 0.0, action), -limit, limit)
         target = self._target(action, time_s)
         target = np.where(self.refused[:, None], self._last_target, target)
         self.last_action, self._last_target = action, target
-        return RuntimeStep(target, action, observation, phase, self.refused.copy(), finished)
+        phase, finished = self._phase(time_s)
+        nothing = np.empty((self.num_robots, 0), np.float32)
+        return RuntimeStep(target, action, nothing, phase, self.refused.copy(), finished)
+
+    def _rows(self, time_s: np.ndarray) -> np.ndarray:
+        """Times as one number for each robot."""
+        return np.broadcast_to(np.asarray(time_s, dtype=float), (self.num_robots,))
 
     def _accept(self, measurement: Measurement) -> Measurement:
         """Refuse rows that are not sane; they compute on with harmless numbers, unseen.

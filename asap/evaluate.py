@@ -191,7 +191,9 @@ def _evaluate_clip(
     paper = config.points == "paper"
     points = TrackedPoints(robot, virtual=paper, all_bodies=not paper)
     reference = Reference(case.motion, robot, points)
-    qpos, qvel = start_states(reference.frame(0.0), robot, count, config.start_noise, rng)
+    quiet = config.start_noise == "none"
+    first = reference.frame(np.zeros(count))
+    qpos, qvel = start_states(first, robot, rng, noise=0.0 if quiet else 1.0, at_rest=quiet)
     sim.reset(np.arange(count), qpos, qvel)
     meter, recorder = ErrorMeter(count), _Recorder(robot, case.name)
     steps = max(1, round(case.motion.duration_s / robot.control_dt))

@@ -120,7 +120,7 @@ def write_policy(
         Bytes of one ONNX file that ``asap_deploy.golden.load_policy`` accepts.
     """
     if motion is not None:
-        model = onnx_file.with_clip(model, _clip_table(contract, robot, motion))
+        model = onnx_file.with_clip(model, make_clip_table(contract, robot, motion))
     metadata = {METADATA_KEY: contract.to_json(), **_metadata_for_others(contract, robot)}
     policy = Policy.from_bytes(onnx_file.with_metadata(model, metadata))
     data = onnx_file.with_metadata(model, metadata | {GOLDEN_KEY: golden.record(policy)})
@@ -296,7 +296,7 @@ def _sizes(robot: Robot, action_names: tuple[str, ...], layout: str) -> Sizes:
     return Sizes(joints, len(action_names), joints - len(action_names))
 
 
-def _clip_table(contract: PolicyContract, robot: Robot, motion: Motion) -> ClipTable:
+def make_clip_table(contract: PolicyContract, robot: Robot, motion: Motion) -> ClipTable:
     """The clip in the contract's joint order."""
     missing = [name for name in contract.joint_names if name not in motion.joint_names]
     if missing:

@@ -68,6 +68,10 @@ class TrackedPoints:
         points[..., moved, :] += rotation.rotate(quat, self._offset_b[moved])
         return points
 
+    def attitudes(self, body_quat_wxyz: np.ndarray) -> np.ndarray:
+        """Attitudes (..., P, 4) of the bodies that the points are fixed to."""
+        return body_quat_wxyz[..., self._bodies, :]
+
 
 class ErrorMeter:
     """Adds up the errors of N episodes, frame by frame, while each is alive.

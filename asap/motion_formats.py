@@ -283,7 +283,8 @@ def _array(
             f"'{key}' has shape {got.shape} and type {got.dtype}, expected numbers ({wanted})",
             file=path,
         )
-    return got.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # single-precision NaN; refused by `_checked`
+        return got.astype(np.float64)
 
 
 def _rate(arrays: Mapping[str, Any], path: str | Path) -> float | None:

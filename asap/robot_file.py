@@ -314,7 +314,9 @@ def _read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the file: {error.strerror}", file=file) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except InputError:
+        raise
+    except ValueError as error:  # TOML, UTF-8, and whole numbers of thousands of digits
         raise InputError(f"not a TOML file: {error}", file=file) from None
     except RecursionError:
         raise InputError("not a TOML file: nested too deeply", file=file) from None

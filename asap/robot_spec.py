@@ -162,7 +162,7 @@ def add_motor(spec: mujoco.MjSpec, name: str, numbers: Mapping[str, float]) -> N
         motor.forcelimited = mujoco.mjtLimited.mjLIMITED_TRUE
         motor.forcerange = [-numbers["torque_limit"], numbers["torque_limit"]]
     if numbers["delay_s"] > 0.0:
-        motor.delay = numbers["delay_s"]
+        motor.delay, motor.interp = numbers["delay_s"], 1  # linear between physics steps
         motor.nsample = int(np.ceil(numbers["delay_s"] / spec.option.timestep)) + 1
 
 

@@ -48,46 +48,53 @@ class Reference:
             body_ang_vel_w=motion.body_ang_vel_w[:, bodies],
         )
 
-    def frame(self, time_s: float) -> MotionFrame:
-        """The motion at one time, without a leading axis."""
+    def frame(self, time_s: float | np.ndarray) -> MotionFrame:
+        """The motion at times; arrays begin with the axes of ``time_s``, none for one time."""
         return self._motion.at(np.array(time_s))
 
     def positions(self, frame: MotionFrame) -> np.ndarray:
-        """(P, 3) tracked points of a frame."""
+        """(..., P, 3) tracked points of frames."""
         return self.points.positions(frame.body_pos_w, frame.body_quat_wxyz)
 
 
 def start_states(
-    frame: MotionFrame, robot: Robot, count: int, noise: StartNoise, rng: np.random.Generator
+    frames: MotionFrame,
+    robot: Robot,
+    rng: np.random.Generator,
+    *,
+    noise: np.ndarray | float,
+    at_rest: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where episodes begin: in the first frame of the motion, with or without noise.
+    """States in frames of the motion, with or without noise.
 
     Args:
-        frame: The first frame, already lowered to the floor.
+        frames: N frames in the robot's order, already lowered to the floor.
         robot: Order of joints and bodies.
-        count: Number of states N.
-        noise: ``none``: at rest; ``paper``: see ``StartNoise``.
         rng: For the noise.
+        noise: Multiple of the original's noise, one for all or (N,); 0 for none.
+        at_rest: Without velocity, instead of with that of the motion.
 
     Returns:
         qpos (N, nq) and qvel (N, nv).
     """
-    joints = len(robot.joint_names)
-    base_pos = np.tile(frame.body_pos_w[0], (count, 1))
-    base_quat = np.tile(frame.body_quat_wxyz[0], (count, 1))
-    joint_pos = np.tile(frame.joint_pos, (count, 1))
+    count, joints = frames.joint_pos.shape
+    scale = np.broadcast_to(np.asarray(noise, dtype=float), (count,))[:, None]
+    base_pos, base_quat = frames.body_pos_w[:, 0].copy(), frames.body_quat_wxyz[:, 0]
+    joint_pos = frames.joint_pos
     qvel = np.zeros((count, robot.model.nv))
-    if noise == "paper":
-        base_pos += rng.normal(0.0, 0.05, (count, 3))
+    if not at_rest:
+        qvel[:, :3] = frames.body_lin_vel_w[:, 0]
+        qvel[:, 3:6] = rotation.rotate_inverse(base_quat, frames.body_ang_vel_w[:, 0])
+        qvel[:, robot.qvel_ids] = frames.joint_vel
+    if scale.any():
+        base_pos += scale * rng.normal(0.0, 0.05, (count, 3))
         axis = rotation.normalize(rng.normal(size=(count, 3)))
-        turn = rotation.from_axis_angle(axis, rng.uniform(0.0, np.deg2rad(10.0), count))
-        base_quat = rotation.multiply(turn, base_quat)
-        joint_pos += rng.normal(0.0, 0.1, (count, joints))
+        angle = scale[:, 0] * rng.uniform(0.0, np.deg2rad(10.0), count)
+        base_quat = rotation.multiply(rotation.from_axis_angle(axis, angle), base_quat)
+        joint_pos = joint_pos + scale * rng.normal(0.0, 0.1, (count, joints))
         joint_pos = np.clip(joint_pos, robot.joint_pos_lower, robot.joint_pos_upper)
-        ang_vel_b = rotation.rotate_inverse(base_quat, frame.body_ang_vel_w[0])
-        qvel[:, :3] = frame.body_lin_vel_w[0] + rng.normal(0.0, 0.01, (count, 3))
-        qvel[:, 3:6] = ang_vel_b + rng.normal(0.0, 0.01, (count, 3))
-        qvel[:, robot.qvel_ids] = frame.joint_vel + rng.normal(0.0, 0.15, (count, joints))
+        qvel[:, :6] += scale * rng.normal(0.0, 0.01, (count, 6))
+        qvel[:, robot.qvel_ids] += scale * rng.normal(0.0, 0.15, (count, joints))
         # A start inside the floor would be thrown up by the contact: lift it onto the floor.
         clearance = robot.sole_clearance(*robot.forward_kinematics(base_pos, base_quat, joint_pos))
         base_pos[:, 2] += np.maximum(0.0, -clearance.min(axis=1))

@@ -70,7 +70,9 @@ def test_the_same_seed_gives_the_same_figures_at_any_number_of_threads(
 def test_quiet_episodes_start_at_rest_with_a_sole_on_the_floor(robot: Robot, case: Case) -> None:
     lifted = case.motion.replace(body_pos_w=case.motion.body_pos_w + [0.0, 0.0, 0.3])
     reference = Reference(lifted, robot, TrackedPoints(robot))
-    qpos, qvel = start_states(reference.frame(0.0), robot, 3, "none", np.random.default_rng(0))
+    qpos, qvel = start_states(
+        reference.frame(np.zeros(3)), robot, np.random.default_rng(0), noise=0.0, at_rest=True
+    )
     poses = robot.forward_kinematics(qpos[:, :3], qpos[:, 3:7], qpos[:, robot.qpos_ids])
     np.testing.assert_allclose(robot.sole_clearance(*poses).min(axis=1), 0.0, atol=1e-9)
     assert not qvel.any()
@@ -79,7 +81,7 @@ def test_quiet_episodes_start_at_rest_with_a_sole_on_the_floor(robot: Robot, cas
 def test_noisy_starts_are_noisy_but_never_inside_the_floor(robot: Robot, case: Case) -> None:
     reference = Reference(case.motion, robot, TrackedPoints(robot))
     rng = np.random.default_rng(0)
-    qpos, qvel = start_states(reference.frame(0.0), robot, 400, "paper", rng)
+    qpos, qvel = start_states(reference.frame(np.zeros(400)), robot, rng, noise=1.0, at_rest=False)
     poses = robot.forward_kinematics(qpos[:, :3], qpos[:, 3:7], qpos[:, robot.qpos_ids])
     assert robot.sole_clearance(*poses).min() > -1e-9
     assert qvel[:, robot.qvel_ids].std() == pytest.approx(0.15, rel=0.05)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Iterable, Optional, Union
 
 MAX_TEXT = 360
-"""A file decides what stands in an error about it; longer texts are cut, the path comes after."""
+"""A file decides what stands in an error about it: longer texts and paths lose their middle."""
 
 
 class InputError(ValueError):
@@ -22,8 +22,8 @@ class InputError(ValueError):
 
     def __init__(self, problem: str, *, file: Optional[Union[str, Path]] = None) -> None:
         """Join problem and file into one printable line, whatever the input contained."""
-        cut = problem if len(problem) <= MAX_TEXT else f"{problem[: MAX_TEXT - 3]}..."
-        text = cut if file is None else f"{cut} (file: {file})"
+        text = _shortened(problem)
+        text = text if file is None else f"{text} (file: {_shortened(str(file))})"
         super().__init__(" ".join("".join(c if c.isprintable() else " " for c in text).split()))
 
 
@@ -47,3 +47,8 @@ def suggestion(name: str, valid: Iterable[str]) -> str:
         return f" (did you mean '{close[0]}'?)"
     shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
     return f" (valid: {shown})" if names else ""
+
+
+def _shortened(text: str) -> str:
+    """Beginning and end of a long text: the first says what is wrong, the last what to do."""
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 125]} ... {text[-120:]}"

@@ -176,6 +176,7 @@ def _read_only(name: str, array: Any) -> np.ndarray:
         # Whole numbers too: differences of unsigned ones would never be negative.
         if copy.dtype.kind not in "iuf":
             raise InputError(f"log '{name}' has type {copy.dtype}, expected numbers")
-        copy = copy.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # single-precision NaN; refused later
+            copy = copy.astype(np.float64)
     copy.setflags(write=False)
     return copy

@@ -87,7 +87,8 @@ class Motion:
         object.__setattr__(self, "joint_names", tuple(str(n) for n in self.joint_names))
         object.__setattr__(self, "body_names", tuple(str(n) for n in self.body_names))
         for name in _ARRAYS:
-            array = np.array(getattr(self, name), dtype=np.float64)
+            with np.errstate(invalid="ignore"):  # single-precision NaN; refused below
+                array = np.array(getattr(self, name), dtype=np.float64)
             array.setflags(write=False)
             object.__setattr__(self, name, array)
         contact = np.array(self.foot_contact, dtype=bool)

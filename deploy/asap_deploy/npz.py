@@ -27,6 +27,9 @@ MAX_BYTES = 1 << 30
 """Uncompressed size above which a file is refused."""
 
 MAX_ARRAYS = 256
+_LAST_LETTER = 0x10FFFF
+"""Of Unicode; Python dies of larger ones with a SystemError."""
+
 _KINDS = "biufSU"
 """Kinds of numbers and texts that a file may hold; objects would need a pickle."""
 
@@ -63,7 +66,8 @@ def load_npz(path: PathLike, *, max_bytes: int = MAX_BYTES) -> Dict[str, np.ndar
         raise InputError("expected an .npz file, got a folder", file=path) from None
     except (
         zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError,
-        NotImplementedError, RuntimeError, MemoryError, SyntaxError, tokenize.TokenError, TypeError, OverflowError,
+        NotImplementedError, RuntimeError, MemoryError, SyntaxError, tokenize.TokenError,
+        TypeError, OverflowError,
     ) as error:  # fmt: skip
         raise InputError(f"not a readable .npz file: {_brief(error)}", file=path) from None
 
@@ -175,6 +179,8 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: PathLi
         raw = stream.read(count * dtype.itemsize)
     if len(raw) != count * dtype.itemsize:
         raise InputError(f"array '{_key(member.filename)}' is cut short", file=path)
+    if dtype.kind == "U" and (np.frombuffer(raw, dtype.byteorder + "u4") > _LAST_LETTER).any():
+        raise InputError(f"array '{_key(member.filename)}' holds what is no text", file=path)
     return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C").copy()
 
 

@@ -22,6 +22,9 @@ from asap_deploy.protobuf import packed_floats, packed_varints, read_fields, sig
 MAX_BYTES = 256 << 20
 """Files above this are not policies."""
 
+MAX_NODES = 1000
+"""Operations above this would not be done within a control step."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -92,6 +95,8 @@ class OnnxGraph:
 
     def _check(self) -> None:
         """What a policy file may not contain."""
+        if len(self.nodes) > MAX_NODES:
+            raise InputError(f"ONNX graph has {len(self.nodes)} nodes, at most {MAX_NODES} are run")
         for node in self.nodes:
             if node.operator not in OPERATORS:
                 raise InputError(

@@ -1,0 +1,372 @@
+"""Motion tracking as N environments that step together.
+
+The observation is built and the action applied by ``asap_deploy.Runtime``, the code that drives the
+robot. An episode starts anywhere in the clip and ends, for good, with the clip: the critic sees
+the phase, so nothing is bootstrapped from a state that it never trains on.
+
+    env = TrackingEnv(robot, motion, EnvConfig(), num_envs=512, rng=rng)
+    observation = env.reset()
+    observation, reward, terminated, facts = env.step(action)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from asap.export import make_clip_table, make_contract
+from asap.metrics import TrackedPoints
+from asap.rewards import (
+    Context,
+    Effort,
+    Limits,
+    PointSets,
+    RewardConfig,
+    TrackingState,
+    total_reward,
+)
+from asap.robot import Robot
+from asap.sim import CpuSimulation
+from asap.tracking import Reference, start_states
+from asap_deploy import rotation
+from asap_deploy.contract import PolicyContract
+from asap_deploy.motion import Motion, MotionFrame
+from asap_deploy.observation import LAYOUTS, Measurement
+from asap_deploy.policy import ClipTable
+from asap_deploy.runtime import Runtime
+
+Observation = dict[str, np.ndarray]
+"""``actor`` (N, D) and ``critic`` (N, C), float32."""
+
+FAST_JOINT = 60.0
+"""A joint above this is a simulation about to blow up; the episode fails [rad/s]."""
+
+CRITIC_LIMIT = 50.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensorNoise:
+    """Uniform noise of what the actor sees, +- these. Source: He et al., noise of the tracker."""
+
+    ang_vel: float = 0.3
+    """[rad/s]"""
+    tilt: float = 0.2
+    """Of the attitude about the horizontal axes, near the paper's noise of gravity [rad]."""
+    joint_pos: float = 0.01
+    """[rad]"""
+    joint_vel: float = 1.0
+    """[rad/s]"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """What an environment trains."""
+
+    layout: str = "asap"
+    """Observation layout of the actor."""
+    offset_mode: str = "reference"
+    """What the action is added to: ``reference`` (the clip) or ``default`` (the default pose)."""
+    reward: RewardConfig = field(default_factory=RewardConfig.cpu)
+    """Terms with weights and widths."""
+    start_noise: float = 1.0
+    """Largest multiple of the original's start noise; every episode draws its own up to this."""
+    start_at_first: float = 0.25
+    """Fraction of episodes that begin with the clip; the others begin anywhere in it."""
+    fail_distance_m: float = 0.5
+    """An episode fails when any point is farther than this from the motion [m]."""
+    fail_tilt: float = 0.8
+    """Or when gravity's x or y in the base frame exceeds this."""
+    sensor_noise: SensorNoise = field(default_factory=SensorNoise)
+    """What the actor's sensors add."""
+    noise_scale: float = 0.25
+    """Multiple of the sensor noise; 1 is the paper's."""
+    push_speed: float = 0.0
+    """Kick of the base in a random horizontal direction [m/s]."""
+    push_interval_s: float = 5.0
+    """Mean time between kicks [s]."""
+    soft_limit: float = 0.95
+    """Part of the joints' ranges, speeds and torques beyond which costs begin."""
+
+
+class Transition(NamedTuple):
+    """What one step of all environments gave."""
+
+    observation: Observation
+    reward: np.ndarray
+    """(N,) float32"""
+    terminated: np.ndarray
+    """(N,) bool: failed, or the clip is over; the observation is that of the next episode"""
+    facts: dict[str, float]
+    """Means over environments, for the curves."""
+
+
+class _Network(NamedTuple):
+    """What ``Runtime`` needs of a policy that is still being trained."""
+
+    contract: PolicyContract
+    clip: ClipTable
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """Training acts itself."""
+        raise AssertionError("training samples its own actions")
+
+
+class TrackingEnv:
+    """N robots that track one motion."""
+
+    def __init__(
+        self,
+        robot: Robot,
+        motion: Motion,
+        config: EnvConfig,
+        num_envs: int,
+        rng: np.random.Generator,
+        *,
+        motion_name: str = "",
+        threads: int = 0,
+    ) -> None:
+        """Make the simulations; ``reset`` starts them."""
+        self.robot, self.config, self.num_envs, self.rng = robot, config, num_envs, rng
+        self.sim = CpuSimulation(robot, num_envs, threads=threads)
+        self.contract = make_contract(
+            robot, LAYOUTS[config.layout], motion, motion_name=motion_name,
+            offset_mode=config.offset_mode,
+        )  # fmt: skip
+        network = _Network(self.contract, make_clip_table(self.contract, robot, motion))
+        self.runtime = Runtime(network, robot.joint_names, num_envs)
+        self._points = TrackedPoints(robot)
+        self._sets = point_sets(robot, self._points)
+        reference = Reference(motion, robot, self._points)
+        self.last_frame = max(1, round(motion.duration_s / robot.control_dt))
+        times = np.arange(self.last_frame + 1) * robot.control_dt
+        self._frames = reference.frame(times)
+        self._table = self._reference_table(self._frames)
+        self._limits = soft_limits(robot, config.soft_limit)
+        self.frame = np.zeros(num_envs, dtype=np.intp)
+        """(N,) frame of the clip that each environment is in."""
+        self.fail_distance_m = config.fail_distance_m
+        """A curriculum may change it."""
+        self.cost_scale = 1.0
+        """A curriculum may change it."""
+        self._previous_points = np.zeros((num_envs, len(self._points.names), 3))
+        self._previous_quat = np.zeros((num_envs, len(self._points.names), 4))
+
+    @property
+    def time_s(self) -> np.ndarray:
+        """(N,) time in the clip [s]."""
+        return self.frame * self.robot.control_dt
+
+    def reset(self) -> Observation:
+        """Start all environments anew."""
+        self._start(np.arange(self.num_envs))
+        return self._observe()
+
+    def step(self, action: np.ndarray) -> Transition:
+        """One control step of all environments.
+
+        Args:
+            action: (N, A) output of the network.
+        """
+        last_action = self.runtime.last_action
+        command = self.runtime.act(action, self.time_s)
+        self._push()
+        self.sim.step(command.joint_pos_target)
+        self.frame += 1
+        state, reference = self._state(), self._reference()
+        effort = Effort(command.action, last_action, self.sim.joint_torque,
+                        self.sim.foot_contact_force, self._sets.feet)  # fmt: skip
+        context = Context(state, reference, effort, self._sets, self._limits)
+        reward, facts = total_reward(
+            context, self.config.reward, control_dt=self.robot.control_dt,
+            cost_scale=self.cost_scale,
+        )  # fmt: skip
+        distance = np.linalg.norm(state.points_w - reference.points_w, axis=-1)
+        failed = self._failed(state, distance) | command.refused
+        # A robot that blew up stands in its default pose: its errors mean nothing.
+        reward = np.where(self.sim.failed, 0.0, reward)
+        reward[failed] += self.config.reward.termination
+        ended = self.frame >= self.last_frame
+        terminated = failed | ended
+        facts |= {
+            "failed": float(failed.mean()),
+            "finished": float((ended & ~failed).mean()),
+            "distance_mm": 1000.0 * float(distance.mean()),
+            "reward": float(reward.mean()),
+            "blown_up": float(self.sim.failed.sum()),
+        }
+        if terminated.any():
+            self._start(np.flatnonzero(terminated))
+        return Transition(self._observe(), reward.astype(np.float32), terminated, facts)
+
+    def _start(self, env_ids: np.ndarray) -> None:
+        """Begin episodes: at the first frame or anywhere, with as much noise as is drawn."""
+        config, count = self.config, len(env_ids)
+        anywhere = self.rng.integers(0, self.last_frame, count)
+        first = self.rng.random(count) < config.start_at_first
+        self.frame[env_ids] = np.where(first, 0, anywhere)
+        rows = self.frame[env_ids]
+        frames = MotionFrame(*(array[rows] for array in self._frames))
+        noise = config.start_noise * self.rng.random(count)
+        qpos, qvel = start_states(frames, self.robot, self.rng, noise=noise, at_rest=False)
+        # On the real robot a clip begins at rest.
+        rest = first & (self.rng.random(count) < 0.5)
+        qvel[rest] = 0.0
+        self.sim.reset(env_ids, qpos, qvel)
+        self.runtime.reset(env_ids)
+        points, quat = self._point_poses()
+        dt = self.robot.control_dt
+        velocity = self._table.points_lin_vel_w[rows]
+        self._previous_points[env_ids] = points[env_ids] - dt * velocity
+        self._previous_quat[env_ids] = quat[env_ids]
+
+    def _failed(self, state: TrackingState, distance: np.ndarray) -> np.ndarray:
+        """(N,) episodes that cannot go on."""
+        gravity = rotation.projected_gravity(state.base_quat_wxyz)
+        tilted = (np.abs(gravity[:, :2]) > self.config.fail_tilt).any(axis=-1)
+        far = (distance > self.fail_distance_m).any(axis=-1)
+        fast = (np.abs(state.joint_vel) > FAST_JOINT).any(axis=-1)
+        return tilted | far | fast | self.sim.failed
+
+    def _push(self) -> None:
+        """Kick some robots, as often as configured."""
+        config = self.config
+        if config.push_speed == 0.0:
+            return
+        chosen = self.rng.random(self.num_envs) < self.robot.control_dt / config.push_interval_s
+        angle = self.rng.uniform(0.0, 2.0 * np.pi, self.num_envs)
+        kick = np.stack([np.cos(angle), np.sin(angle), np.zeros_like(angle)], axis=1)
+        env_ids = np.flatnonzero(chosen)
+        self.sim.push(env_ids, config.push_speed * kick[env_ids])
+
+    def _point_poses(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (N, P, 3) of the points and attitudes (N, P, 4) of their links."""
+        quat = self.sim.body_quat_wxyz
+        return self._points.positions(self.sim.body_pos_w, quat), self._points.attitudes(quat)
+
+    def _state(self) -> TrackingState:
+        """The robots; velocities of points are those of the last control step."""
+        points, quat = self._point_poses()
+        dt = self.robot.control_dt
+        velocity = (points - self._previous_points) / dt
+        turn = rotation.multiply(quat, rotation.conjugate(self._previous_quat))
+        ang_vel = 2.0 * turn[..., 1:] * np.where(turn[..., :1] < 0.0, -1.0, 1.0) / dt
+        self._previous_points, self._previous_quat = points, quat
+        return TrackingState(
+            base_quat_wxyz=self.sim.base_quat_wxyz,
+            base_lin_vel_w=self.sim.base_lin_vel_w,
+            base_ang_vel_b=self.sim.base_ang_vel_b,
+            joint_pos=self.sim.joint_pos,
+            joint_vel=self.sim.joint_vel,
+            points_w=points,
+            points_lin_vel_w=velocity,
+            link_quat_wxyz=quat,
+            link_ang_vel_w=ang_vel,
+        )
+
+    def _reference(self) -> TrackingState:
+        """The motion at the frames of the environments."""
+        return TrackingState(*(array[self.frame] for array in self._table))
+
+    def _reference_table(self, frames: MotionFrame) -> TrackingState:
+        """The motion as rewards see it, one row a frame; differences as for the robot."""
+        quat = self._points.attitudes(frames.body_quat_wxyz)
+        points = self._points.positions(frames.body_pos_w, frames.body_quat_wxyz)
+        dt = self.robot.control_dt
+        velocity = np.diff(points, axis=0, prepend=points[:1]) / dt
+        turn = rotation.multiply(quat[1:], rotation.conjugate(quat[:-1]))
+        ang_vel = 2.0 * turn[..., 1:] * np.where(turn[..., :1] < 0.0, -1.0, 1.0) / dt
+        return TrackingState(
+            base_quat_wxyz=frames.body_quat_wxyz[:, 0],
+            base_lin_vel_w=frames.body_lin_vel_w[:, 0],
+            base_ang_vel_b=rotation.rotate_inverse(
+                frames.body_quat_wxyz[:, 0], frames.body_ang_vel_w[:, 0]
+            ),
+            joint_pos=frames.joint_pos,
+            joint_vel=frames.joint_vel,
+            points_w=points,
+            points_lin_vel_w=velocity,
+            link_quat_wxyz=quat,
+            link_ang_vel_w=np.concatenate([ang_vel[:1], ang_vel]),
+        )
+
+    def _observe(self) -> Observation:
+        """Actor: what a robot measures, with noise. Critic: everything, without."""
+        measured = self.sim.measure()
+        noisy = self._noisy(measured)
+        actor = self.runtime.observe(noisy, self.time_s)
+        return {"actor": actor, "critic": self._critic(measured)}
+
+    def _noisy(self, measured: Measurement) -> Measurement:
+        """What sensors give."""
+        scale, noise = self.config.noise_scale, self.config.sensor_noise
+        if scale == 0.0:
+            return measured
+
+        def add(values: np.ndarray, size: float) -> np.ndarray:
+            return values + self.rng.uniform(-scale * size, scale * size, values.shape)
+
+        tilt = np.zeros((self.num_envs, 3))
+        tilt[:, :2] = self.rng.uniform(-scale * noise.tilt, scale * noise.tilt, (self.num_envs, 2))
+        quat = rotation.multiply(measured.base_quat_wxyz, rotation.from_rotvec(tilt))
+        return measured._replace(
+            joint_pos=add(measured.joint_pos, noise.joint_pos),
+            joint_vel=add(measured.joint_vel, noise.joint_vel),
+            base_quat_wxyz=quat,
+            base_ang_vel_b=add(measured.base_ang_vel_b, noise.ang_vel),
+        )
+
+    def _critic(self, measured: Measurement) -> np.ndarray:
+        """(N, C): the robot, where it is, and where the motion is, seen along its heading."""
+        sim, reference = self.sim, self._reference()
+        points = self._points.positions(sim.body_pos_w, sim.body_quat_wxyz)
+        back = rotation.conjugate(rotation.heading(measured.base_quat_wxyz))[:, None]
+        away = rotation.rotate(back, reference.points_w - points)
+        shape = rotation.rotate(back, reference.points_w - sim.base_pos_w[:, None])
+        rows = self.num_envs
+        columns: list[Any] = [
+            self.runtime.last_action,
+            measured.base_ang_vel_b * 0.25,
+            rotation.rotate_inverse(measured.base_quat_wxyz, sim.base_lin_vel_w) * 2.0,
+            rotation.projected_gravity(measured.base_quat_wxyz),
+            sim.base_pos_w[:, 2:],
+            measured.joint_pos - reference.joint_pos,
+            (measured.joint_vel - reference.joint_vel) * 0.05,
+            away.reshape(rows, -1) * 5.0,
+            shape.reshape(rows, -1),
+            sim.foot_contact_force * 0.003,
+            self.frame[:, None] / self.last_frame,
+        ]
+        everything = np.concatenate(columns, axis=-1, dtype=np.float32, casting="unsafe")
+        return np.clip(everything, -CRITIC_LIMIT, CRITIC_LIMIT)
+
+
+def point_sets(robot: Robot, points: TrackedPoints) -> PointSets:
+    """Which points are arms and head, hands, feet, from the tree of bodies."""
+    model = robot.model
+    anchor = model.body(robot.anchor_name).id
+
+    def above(body: int) -> bool:
+        parent = model.body_parentid[body]
+        return body != 0 and (parent == anchor or above(parent))
+
+    virtual = [point.name for point in robot.virtual_points]
+    upper = [
+        place
+        for place, name in enumerate(points.names)
+        if name in virtual or above(model.body(name).id)
+    ]
+    lower = np.setdiff1d(np.arange(len(points.names)), upper)
+    left, right = (points.names.index(name) for name in robot.foot_names)
+    extremities = np.array([points.names.index(name) for name in virtual], dtype=np.intp)
+    return PointSets(np.array(upper, dtype=np.intp), lower, extremities, (left, right))
+
+
+def soft_limits(robot: Robot, part: float) -> Limits:
+    """Limits beyond which costs begin: a part of each joint's range, speed and torque."""
+    middle = 0.5 * (robot.joint_pos_lower + robot.joint_pos_upper)
+    half = 0.5 * part * (robot.joint_pos_upper - robot.joint_pos_lower)
+    return Limits(
+        middle - half, middle + half, part * robot.joint_vel_limit, part * robot.torque_limit
+    )

@@ -1,0 +1,143 @@
+"""The network that is trained: an actor that sees proprioception, a critic that sees everything.
+
+Two towers without a shared layer: the critic's inputs have no way to the action. Inputs are
+normalised inside the towers, with running statistics that stand still within an iteration; they
+are folded into the exported graph.
+
+    policy = PPO(AsymmetricPolicy, env, policy_kwargs={"net_arch": {"pi": [...], "vf": [...]}})
+    layers, mean, std = actor_layers(policy)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import MultiInputActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
+from torch import nn
+
+from asap.onnx_file import Layer
+
+NORMALISED_LIMIT = 10.0
+"""Normalised inputs are clipped to +- this."""
+
+MIN_STD = 1e-2
+"""An input that hardly varies is not blown up."""
+
+
+class RunningNorm(nn.Module):
+    """Subtracts the mean and divides by the standard deviation of what was seen so far."""
+
+    mean: torch.Tensor
+    var: torch.Tensor
+    count: torch.Tensor
+
+    def __init__(self, width: int) -> None:
+        """Begin as the identity."""
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("var", torch.ones(width))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Normalise (N, width)."""
+        normal = (values - self.mean) / self.std()
+        return torch.clamp(normal, -NORMALISED_LIMIT, NORMALISED_LIMIT)
+
+    def std(self) -> torch.Tensor:
+        """What is divided by (width,)."""
+        return torch.sqrt(self.var).clamp(min=MIN_STD)
+
+    @torch.no_grad()
+    def update(self, values: torch.Tensor) -> None:
+        """Take (N, width) into the statistics; rows that are not finite are left out."""
+        values = values[torch.isfinite(values).all(dim=1)]
+        if len(values) == 0:
+            return
+        mean, var, count = values.mean(0), values.var(0, unbiased=False), len(values)
+        total = self.count + count
+        delta = mean - self.mean
+        self.var = (
+            self.var * self.count + var * count + delta**2 * self.count * count / total
+        ) / total
+        self.mean = self.mean + delta * count / total
+        # A window of two million samples: what was seen when everything fell is forgotten.
+        self.count = torch.clamp(total, max=2e6)
+
+
+class Towers(nn.Module):
+    """Actor and critic, each with its own normalisation."""
+
+    def __init__(self, space: spaces.Dict, net_arch: dict[str, list[int]], activation: Any) -> None:
+        """Widths come from the observation space."""
+        super().__init__()
+        actor, critic = _width(space, "actor"), _width(space, "critic")
+        self.actor_norm, self.critic_norm = RunningNorm(actor), RunningNorm(critic)
+        self.policy_net = nn.Sequential(*create_mlp(actor, -1, net_arch["pi"], activation))
+        self.value_net = nn.Sequential(*create_mlp(critic, -1, net_arch["vf"], activation))
+        self.latent_dim_pi, self.latent_dim_vf = net_arch["pi"][-1], net_arch["vf"][-1]
+
+    def forward(self, observation: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both last hidden layers."""
+        return self.forward_actor(observation), self.forward_critic(observation)
+
+    def forward_actor(self, observation: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Reads ``actor`` alone."""
+        return self.policy_net(self.actor_norm(observation["actor"]))
+
+    def forward_critic(self, observation: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Reads ``critic`` alone."""
+        return self.value_net(self.critic_norm(observation["critic"]))
+
+
+class _PassThrough(BaseFeaturesExtractor):
+    """Hands both observation groups to the towers untouched."""
+
+    def __init__(self, observation_space: spaces.Dict) -> None:
+        super().__init__(observation_space, features_dim=1)
+
+    def forward(self, observations: dict[str, torch.Tensor]) -> Any:
+        """The groups as they are."""
+        return observations
+
+
+class AsymmetricPolicy(MultiInputActorCriticPolicy):
+    """stable-baselines3's actor-critic policy with separate observation groups."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As its parent; features are not extracted but passed through."""
+        super().__init__(*args, features_extractor_class=_PassThrough, **kwargs)
+
+    def _build_mlp_extractor(self) -> None:
+        assert isinstance(self.observation_space, spaces.Dict)
+        assert isinstance(self.net_arch, dict)
+        towers = Towers(self.observation_space, self.net_arch, self.activation_fn)
+        self.mlp_extractor = towers  # type: ignore[assignment]
+
+    @property
+    def towers(self) -> Towers:
+        """Actor and critic."""
+        towers = self.mlp_extractor
+        assert isinstance(towers, Towers)
+        return towers
+
+
+def actor_layers(policy: AsymmetricPolicy) -> tuple[list[Layer], np.ndarray, np.ndarray]:
+    """The actor as plain arrays: layers, and mean and deviation of its inputs."""
+    modules = [*policy.towers.policy_net, policy.action_net]
+    layers = [
+        (module.weight.detach().numpy().copy(), module.bias.detach().numpy().copy())
+        for module in modules
+        if isinstance(module, nn.Linear)
+    ]
+    norm = policy.towers.actor_norm
+    return layers, norm.mean.numpy().copy(), norm.std().numpy().copy()
+
+
+def _width(space: spaces.Dict, group: str) -> int:
+    shape = space[group].shape
+    assert shape is not None
+    return shape[0]

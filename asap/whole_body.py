@@ -1,0 +1,88 @@
+"""From a plan to poses of the whole body, frame by frame: inverse kinematics with mink.
+
+Feet and centre of mass go where the plan says; what is left over stays near the plan's posture.
+Each frame starts from the one before, so neighbouring frames are alike. Nothing here knows of
+forces: ``momentum_fit`` makes the motion one that the ground can carry.
+
+    qpos = solve_poses(robot, script.plan())       # (T, nq)
+"""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+
+from asap.choreography import Plan
+from asap.robot import Robot
+from asap_deploy.errors import InputError
+
+_STEPS, _FIRST_STEPS = 6, 60
+"""Newton steps for a frame, and for the first one, which starts from the default pose."""
+
+
+def solve_poses(robot: Robot, plan: Plan) -> np.ndarray:
+    """Poses that follow a plan.
+
+    Args:
+        robot: The robot of the plan.
+        plan: What feet, centre of mass, base and joints shall do.
+
+    Returns:
+        qpos (T, nq), within the limits of the joints.
+
+    Raises:
+        InputError: If mink is not installed.
+    """
+    try:
+        import mink
+    except ImportError:
+        raise InputError("making motions needs mink: pip install 'asap-toolkit[motions]'") from None
+    model = robot.model
+    feet = [
+        mink.FrameTask(name, "body", position_cost=20.0, orientation_cost=5.0)
+        for name in robot.foot_names
+    ]
+    com = mink.ComTask(cost=5.0)
+    base = mink.FrameTask(robot.base_name, "body", position_cost=0.0, orientation_cost=1.0)
+    posture = mink.PostureTask(model, cost=_posture_cost(robot))
+    tasks, limits = [*feet, com, base, posture], [mink.ConfigurationLimit(model)]
+    configuration = mink.Configuration(model, q=robot.default_qpos())
+    target = robot.default_qpos()
+    result = np.empty((len(plan.joint_pos), model.nq))
+    for frame in range(len(result)):
+        for foot, task in enumerate(feet):
+            quat, pos = plan.foot_quat_wxyz[frame, foot], plan.foot_pos_w[frame, foot]
+            task.set_target(mink.SE3(np.concatenate([quat, pos])))
+        com.set_target(plan.com_w[frame])
+        base.set_target(mink.SE3(np.concatenate([plan.base_quat_wxyz[frame], np.zeros(3)])))
+        target[robot.qpos_ids] = plan.joint_pos[frame]
+        posture.set_target(target)
+        for _ in range(_STEPS if frame else _FIRST_STEPS):
+            velocity = mink.solve_ik(
+                configuration, tasks, 1.0, solver="daqp", damping=1e-6, limits=limits
+            )
+            configuration.integrate_inplace(velocity, 1.0)
+        result[frame] = configuration.q
+    return result
+
+
+def _posture_cost(robot: Robot) -> np.ndarray:
+    """Cost (nv,) of leaving the preferred posture: legs follow the feet, the rest should not."""
+    cost = np.full(robot.model.nv, 3.0)
+    cost[:6] = 0.0
+    for foot in robot.foot_names:
+        body = int(robot.model.body(foot).id)
+        while body:
+            first, count = int(robot.model.body_dofadr[body]), int(robot.model.body_dofnum[body])
+            if robot.model.body(body).name != robot.base_name:
+                cost[first : first + count] = 0.02
+            body = int(robot.model.body_parentid[body])
+    return cost
+
+
+def changes(model: mujoco.MjModel, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The steps (T, nv) from poses (T, nq) to others: what ``mj_integratePos`` would undo."""
+    result = np.empty((len(before), model.nv))
+    for row, a, b in zip(result, before, after, strict=True):
+        mujoco.mj_differentiatePos(model, row, 1.0, a, b)
+    return result

@@ -2,13 +2,8 @@
 
 A ``Script`` collects key poses of a few channels; between keys everything moves along quintic
 polynomials, so positions, speeds and accelerations are continuous. ``plan`` turns it into what a
-whole body has to do at every frame. The horizontal path of the centre of mass c is no key pose: it
-follows from where the ground shall push, the zero-moment point p,
-
-    (g + c_z'') (c - p) = c_z c''         (forces through the centre of mass, horizontal part)
-
-solved for the whole clip at once with c = p at both ends. Where c_z'' = -g the right side alone
-remains, c'' = 0: flight needs no special case.
+whole body has to do at every frame. The horizontal path of the centre of mass is no key pose: it
+follows from where the ground shall push (``motion_plan.com_path``).
 
     script = Script(robot, duration_s=5.0)
     script.height((0.8, 0.0), (2.2, -0.2), (2.8, -0.2), (4.2, 0.0))          # a squat
@@ -19,14 +14,13 @@ remains, c'' = 0: flight needs no special case.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import solve_banded
 
 from asap.grounding import GRAVITY, com_w
+from asap.motion_plan import Key, Plan, com_path, track
 from asap.robot import Robot
 from asap_deploy.errors import InputError
 from asap_deploy.rotation import from_axis_angle, from_yaw, multiply, rotate
@@ -36,23 +30,16 @@ SHIFT_S = 0.7
 """Before the first step and after the last, the weight moves for so long [s]."""
 
 
-class Key(NamedTuple):
-    """What a channel shall be at a time; at rest unless said otherwise."""
-
-    time_s: float
-    value: float
-    speed: float = 0.0
-    acc: float = 0.0
-
-
 class Swing(NamedTuple):
     """One foot in the air from ``start_s`` to ``end_s``, through points in the world."""
 
     foot: int
     start_s: float
     end_s: float
-    offset_w: tuple[tuple[Key, ...], ...]
-    """Keys of x, y, up [m] and yaw [rad]"""
+    keys: tuple[Sequence[Key], ...]
+    """Of x, y and height [m] and of yaw [rad]"""
+    arm: tuple[float, float] = (0.0, 0.0)
+    """The foot's place in a frame at x, y that turns with yaw: a jump turns about its middle"""
 
 
 class Flight(NamedTuple):
@@ -60,67 +47,6 @@ class Flight(NamedTuple):
 
     start_s: float
     end_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What the whole body has to do at each of T frames."""
-
-    fps: float
-    foot_pos_w: np.ndarray
-    """(T, 2, 3) origins of the foot bodies [m]"""
-    foot_quat_wxyz: np.ndarray
-    """(T, 2, 4); always level"""
-    foot_up: np.ndarray
-    """(T, 2) how far the soles are meant to be above the floor [m]"""
-    contact: np.ndarray
-    """(T, 2) bool"""
-    zmp_w: np.ndarray
-    """(T, 2) where the ground shall push [m]"""
-    com_w: np.ndarray
-    """(T, 3) [m]"""
-    base_quat_wxyz: np.ndarray
-    """(T, 4)"""
-    joint_pos: np.ndarray
-    """(T, J) the posture that is preferred [rad]"""
-
-
-def track(time_s: np.ndarray, keys: Sequence[Key]) -> np.ndarray:
-    """A channel through its keys: quintic between two, constant before the first, after the last.
-
-    Args:
-        time_s: (T,) [s].
-        keys: In order of time.
-
-    Returns:
-        (T,) with continuous first and second derivative.
-
-    Raises:
-        InputError: If keys are not in order.
-    """
-    keys = [Key(*key) for key in keys]
-    value = np.full(len(time_s), keys[0].value)
-    for a, b in zip(keys, keys[1:], strict=False):
-        length = b.time_s - a.time_s
-        if length <= 0.0:
-            raise InputError(f"keys must be in order of time: {a.time_s:g} s, then {b.time_s:g} s")
-        powers = np.arange(6)
-        # Rows: value, speed, acceleration at s = 0 and at s = 1 of sum_i c_i s^i.
-        rows = [
-            powers == 0,
-            powers == 1,
-            2 * (powers == 2),
-            powers**0,
-            powers,
-            powers * (powers - 1),
-        ]
-        right = [a.value, a.speed * length, a.acc * length**2,
-                 b.value, b.speed * length, b.acc * length**2]  # fmt: skip
-        c = np.linalg.solve(np.array(rows, dtype=float), np.array(right))
-        inside = time_s >= a.time_s
-        s = np.minimum((time_s[inside] - a.time_s) / length, 1.0)
-        value[inside] = np.polynomial.polynomial.polyval(s, c)
-    return value
 
 
 class Script:
@@ -202,17 +128,15 @@ class Script:
         i = FEET.index(foot)
         x, y, heading = self._place[i]
         way = np.array(points)
-        offset_w = rotate(from_yaw(np.array(heading)), way[:, 1:])
-        offset_w[:, :2] += x, y
-        keys = [tuple(Key(*pair) for pair in zip(way[:, 0], offset_w[:, k], strict=True))
-                for k in range(3)]  # fmt: skip
+        way_w = rotate(from_yaw(np.array(heading)), way[:, 1:]) + np.array([x, y, 0.0])
+        keys = [[Key(*pair) for pair in zip(way[:, 0], way_w[:, k], strict=True)] for k in range(3)]
         ends = float(way[0, 0]), float(way[-1, 0])
-        self._swings.append(Swing(i, *ends, (*keys, (Key(0.0, heading),))))
+        self._swings.append(Swing(i, *ends, (*keys, [Key(0.0, heading)])))
 
     def jump(
         self, takeoff_s: float, flight_s: float, *, feet: Iterable[str] = FEET,
-        forward: float = 0.0, left: float = 0.0, turn: float = 0.0, dip: float = 0.12,
-        dip_s: float = 0.5, push_s: float = 0.25, rise: float = 0.0, tuck: float = 0.02,
+        forward: float = 0.0, left: float = 0.0, turn: float = 0.0, dip: float = 0.15,
+        dip_s: float = 0.5, push_s: float = 0.32, rise: float = -0.04, tuck: float = 0.02,
     ) -> None:  # fmt: skip
         """Dip, push off, fly, land, and come up again.
 
@@ -240,31 +164,34 @@ class Script:
             (land_s + push_s + 1.4 * dip_s, 0.0),
         )
         self._flights.append(Flight(takeoff_s, land_s))
-        old, new = np.array(self._place), np.array(self._moved(forward, left, turn))
+        old = self._place.copy()
+        middle, target, new = self._moved(forward, left, turn)
         apex = GRAVITY * flight_s**2 / 8.0 + tuck
-        middle_s = takeoff_s + 0.5 * flight_s
+        middle_s, pull = takeoff_s + 0.5 * flight_s, GRAVITY
         for foot in feet:
             i = FEET.index(foot)
-            keys = [
-                (Key(takeoff_s, a), Key(land_s, b)) for a, b in zip(old[i], new[i], strict=True)
-            ]
-            up = (Key(takeoff_s, 0.0), Key(middle_s, apex), Key(land_s, 0.0))
-            self._swings.append(Swing(i, takeoff_s, land_s, (keys[0], keys[1], up, keys[2])))
+            ends = zip((*middle, old[i][2]), (*target, new[i][2]), strict=True)
+            keys = [(Key(takeoff_s, a), Key(land_s, b)) for a, b in ends]
+            arm = rotate(from_yaw(-old[i][2]), np.append(old[i][:2] - middle, 0.0))
+            # The soles follow the body at once: legs that still push would have to be longer.
+            up = (Key(takeoff_s, 0.0, 0.0, pull), Key(middle_s, apex), Key(land_s, 0.0, 0.0, pull))
+            self._swings.append(
+                Swing(i, takeoff_s, land_s, (keys[0], keys[1], up, keys[2]), (arm[0], arm[1]))
+            )
             self._place[i] = new[i]
 
-    def _moved(self, forward: float, left: float, turn: float) -> list[np.ndarray]:
-        """Both feet carried along with the body: moved, then turned about the middle."""
+    def _moved(
+        self, forward: float, left: float, turn: float
+    ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """The middle of the feet before and after a jump, and where the feet land."""
         middle = np.mean([place[:2] for place in self._place], axis=0)
-        heading = float(np.mean([place[2] for place in self._place]))
-        move = rotate(from_yaw(np.array(heading)), np.array([forward, left, 0.0]))[:2]
-        spin = from_yaw(np.array(turn))
-        return [
-            np.append(
-                middle + move + rotate(spin, np.append(place[:2] - middle, 0.0))[:2],
-                place[2] + turn,
-            )
-            for place in self._place
-        ]
+        heading = np.mean([place[2] for place in self._place])
+        target = middle + rotate(from_yaw(heading), np.array([forward, left, 0.0]))[:2]
+        spin, new = from_yaw(np.array(turn)), []
+        for place in self._place:
+            arm = rotate(spin, np.append(place[:2] - middle, 0.0))[:2]
+            new.append(np.append(target + arm, place[2] + turn))
+        return middle, target, new
 
     def plan(self) -> Plan:
         """Everything at every frame."""
@@ -298,9 +225,10 @@ class Script:
         contact = np.ones((len(time_s), 2), dtype=bool)
         for swing in sorted(self._swings, key=lambda s: s.start_s):
             later, i = time_s >= swing.start_s, swing.foot
-            x, y, z, turn = (track(time_s, keys)[later] for keys in swing.offset_w)
-            pos[later, i, 0], pos[later, i, 1], heading[later, i] = x, y, turn
-            up[later, i] = z
+            x, y, up[:, i], turn = (np.where(later, track(time_s, keys), old) for keys, old in zip(
+                swing.keys, (*pos[:, i, :2].T, up[:, i], heading[:, i]), strict=True))  # fmt: skip
+            arm = rotate(from_yaw(turn), np.array([*swing.arm, 0.0]))[:, :2] * later[:, None]
+            pos[:, i, :2], heading[:, i] = np.column_stack([x, y]) + arm, turn
             contact[(time_s > swing.start_s + 1e-9) & (time_s < swing.end_s - 1e-9), i] = False
         pos[..., 2] += up
         return pos, heading, up, contact
@@ -316,8 +244,9 @@ class Script:
 
     def _weight_keys(self) -> list[Key]:
         """The weight goes to the other foot before one lifts, and back to both after the last."""
-        lone = [s for s in sorted(self._swings, key=lambda s: s.start_s)
-                if not any(f.start_s - 1e-9 <= s.start_s < f.end_s for f in self._flights)]  # fmt: skip
+        takeoffs = [flight.start_s for flight in self._flights]
+        lone = sorted((s for s in self._swings if s.start_s not in takeoffs),
+                      key=lambda swing: swing.start_s)  # fmt: skip
         keys = [Key(0.0, 0.0)]
         for before, swing in zip([None, *lone], lone, strict=False):
             side = 1.0 if swing.foot == 1 else -1.0
@@ -329,28 +258,6 @@ class Script:
         if lone:
             keys.append(Key(lone[-1].end_s + SHIFT_S, 0.0))
         return keys
-
-
-def com_path(zmp_w: np.ndarray, height: np.ndarray, fps: float) -> np.ndarray:
-    """Horizontal centre of mass (T, 2) [m] for a zero-moment point (T, 2), by the module's formula.
-
-    Args:
-        zmp_w: Where the ground pushes (T, 2) [m].
-        height: Of the centre of mass (T,) [m]; its acceleration is taken by differences.
-        fps: Frames per second [Hz].
-    """
-    frames = len(height)
-    lift = np.zeros(frames)
-    lift[1:-1] = GRAVITY + np.diff(height, 2) * fps**2
-    # (lift) c_k - z (c_{k-1} - 2 c_k + c_{k+1}) fps^2 = (lift) p_k; at the ends c = p.
-    stiff = height * fps**2
-    bands = np.zeros((3, frames))
-    bands[1] = lift + 2.0 * stiff
-    bands[0, 1:], bands[2, :-1] = -stiff[:-1], -stiff[1:]
-    bands[1, [0, -1]], bands[0, 1], bands[2, -2] = 1.0, 0.0, 0.0
-    right = lift[:, None] * zmp_w
-    right[[0, -1]] = zmp_w[[0, -1]]
-    return np.asarray(solve_banded((1, 1), bands, right))
 
 
 class _Home(NamedTuple):

@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from asap import __version__, cli_bench, cli_data, cli_policy, results
+from asap import __version__, cli_bench, cli_data, cli_policy, cli_train, results
 from asap.cli_common import BAD_INPUT, INTERRUPTED, Common
 from asap_deploy.errors import InputError, suggestion
 
@@ -36,6 +36,7 @@ COMMANDS: dict[str, type[Common]] = {
     "evaluate": cli_policy.Evaluate,
     "export": cli_policy.Export,
     "view": cli_policy.View,
+    "pretrain": cli_train.Pretrain,
     "bench sim": cli_bench.BenchSim,
     "bench integrators": cli_bench.BenchIntegrators,
     "bench published": cli_bench.BenchPublished,

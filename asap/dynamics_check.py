@@ -47,6 +47,10 @@ MAX_FLIGHT_SPIN = 0.5
 """Deviation of the angular momentum from its mean over a flight [kg m^2/s]."""
 
 MAX_SELF_DEPTH_M = 0.005
+MAX_GAP = 0.05
+_LEVER_M = 0.1
+"""A moment counts as a force at this distance where both are added up [m]."""
+
 _EDGES = 8
 """Of the pyramid that stands for a friction cone when the wrench is shared between the feet."""
 
@@ -62,6 +66,8 @@ class DynamicsReport(NamedTuple):
     """Greatest vertical ground force / weight"""
     max_friction: float
     """Greatest horizontal / vertical force, where the ground is loaded"""
+    wrench_gap: float
+    """What the soles cannot give of force and moment / weight, 97.5 % quantile"""
     flight_s: float
     """Time in the air [s]"""
     flight_acc: float
@@ -200,13 +206,13 @@ def check_dynamics(motion: Motion, robot: Robot) -> DynamicsReport:
     margin_mm = 1e3 * _support_margin(clip)
     force = clip.wrench.force_w[:, 2] / clip.weight
     friction = _friction(clip)
-    fraction = _torque_fraction(clip)
+    fraction, gap = _shared_between_feet(clip)
     depth_mm = 1e3 * self_depth(motion, robot)
     standing = clip.touching.any(axis=(1, 2))
     joint = int(fraction.max(axis=0).argmax())
     flight_acc, flight_spin = _flight_deviations(clip)
     problems = [
-        *_force_problems(clip, force, friction), *_support_problems(clip, margin_mm),
+        *_force_problems(clip, force, friction), *_gap_problems(clip, gap), *_support_problems(clip, margin_mm),
         *_flight_problems(clip, flight_acc, flight_spin), *_torque_problems(clip, fraction),
         *_self_problems(clip, depth_mm),
     ]  # fmt: skip
@@ -215,6 +221,7 @@ def check_dynamics(motion: Motion, robot: Robot) -> DynamicsReport:
         min_force=_quantile(force[standing]),
         max_force=float(force.max()),
         max_friction=float(friction.max()),
+        wrench_gap=_worst(gap[clip.loaded]),
         flight_s=float((~standing).sum() / motion.fps),
         flight_acc=float(flight_acc.max()),
         flight_spin=float(flight_spin.max()),
@@ -283,46 +290,56 @@ def _flight_deviations(clip: _Clip) -> tuple[np.ndarray, np.ndarray]:
     return acc, spin
 
 
-def _torque_fraction(clip: _Clip) -> np.ndarray:
-    """(T, J) joint torque over limit, with the ground's wrench shared between the soles' points.
+def _shared_between_feet(clip: _Clip) -> tuple[np.ndarray, np.ndarray]:
+    """Joint torque over limit (T, J), and how far the soles fail to give the wrench (T,).
 
     Forces lie in the friction cones of the points that touch; of all that add up to the wrench,
-    nearly the smallest are taken (non-negative least squares with a small cost on forces).
+    nearly the smallest are taken (non-negative least squares with a small cost on forces). What
+    they cannot add up to is the gap, in shares of the weight; a moment counts as a force at 10 cm.
     """
     robot, model = clip.robot, clip.robot.model
     data, qpos = mujoco.MjData(model), qpos_of_motion(robot, clip.motion)
     feet = [model.body(name).id for name in robot.foot_names]
-    angles = np.arange(_EDGES) * 2.0 * np.pi / _EDGES
-    edges = np.column_stack([FRICTION * np.cos(angles), FRICTION * np.sin(angles),
-                             np.ones(_EDGES)])  # fmt: skip
-    torque = clip.wrench.generalized[:, robot.qvel_ids].copy()
+    torque, gap = clip.wrench.generalized[:, robot.qvel_ids].copy(), np.zeros(len(qpos))
     jacobian = np.empty((3, model.nv))
     for k in np.flatnonzero(clip.touching.any(axis=(1, 2))):
         data.qpos[:] = qpos[k]
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
         owner, points = _outline(clip, k)
-        rays = np.tile(edges, (len(points), 1))
-        arms = np.repeat(points, _EDGES, axis=0)
-        maps = np.vstack([rays.T, np.cross(arms, rays).T])
-        wrench = np.concatenate([clip.wrench.force_w[k], clip.wrench.moment_w[k]])
-        small = 1e-3 * np.eye(maps.shape[1])
-        share, _ = nnls(np.vstack([maps, small]), np.append(wrench, np.zeros(maps.shape[1])))
-        forces = (share[:, None] * rays).reshape(len(points), _EDGES, 3).sum(axis=1)
+        forces, gap[k] = _contact_forces(clip.wrench.force_w[k], clip.wrench.moment_w[k], points)
         for foot, point, force in zip(owner, points, forces, strict=True):
             mujoco.mj_jac(model, data, jacobian, None, point, feet[foot])
             torque[k] -= (force @ jacobian)[robot.qvel_ids]
-    return np.abs(torque) / robot.torque_limit
+    return np.abs(torque) / robot.torque_limit, gap / clip.weight
+
+
+def _contact_forces(
+    force: np.ndarray, moment: np.ndarray, points: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Forces (P, 3) at points that add up to a wrench about the origin, and what is missing [N]."""
+    angles = np.arange(_EDGES) * 2.0 * np.pi / _EDGES
+    cone = np.column_stack([FRICTION * np.cos(angles), FRICTION * np.sin(angles), np.ones(_EDGES)])
+    middle = points.mean(axis=0)
+    rays = np.tile(cone, (len(points), 1))
+    arms = np.repeat(points - middle, _EDGES, axis=0)
+    maps = np.vstack([rays.T, np.cross(arms, rays).T / _LEVER_M])
+    wrench = np.concatenate([force, (moment - np.cross(middle, force)) / _LEVER_M])
+    small = 1e-3 * np.eye(maps.shape[1])
+    share, _ = nnls(np.vstack([maps, small]), np.append(wrench, np.zeros(maps.shape[1])))
+    forces = (share[:, None] * rays).reshape(len(points), _EDGES, 3).sum(axis=1)
+    return forces, float(np.linalg.norm(maps @ share - wrench))
 
 
 def _outline(clip: _Clip, frame: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each foot's touching points, those farthest along the diagonals: which foot, where."""
+    """Of each foot's touching points, the outermost all around: which foot, where."""
     owner, found = [], []
     for foot in range(2):
         points = clip.points_w[frame, foot][clip.touching[frame, foot]]
         if len(points):
-            diagonals = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
-            corners = points[np.unique((points[:, :2] @ diagonals.T).argmax(axis=0))]
+            angles = np.arange(_EDGES) * 2.0 * np.pi / _EDGES + 0.2
+            around = np.array([np.cos(angles), np.sin(angles)])
+            corners = points[np.unique((points[:, :2] @ around).argmax(axis=0))]
             found.append(corners)
             owner += [foot] * len(corners)
     return np.array(owner), np.concatenate(found)
@@ -386,6 +403,17 @@ def _force_problems(clip: _Clip, force: np.ndarray, friction: np.ndarray) -> Ite
         )
 
 
+def _gap_problems(clip: _Clip, gap: np.ndarray) -> Iterator[str]:
+    """A wrench that no forces inside the friction cones add up to, for example a twist."""
+    if _worst(gap[clip.loaded]) > MAX_GAP:
+        frame = int(np.where(clip.loaded, gap, 0.0).argmax())
+        yield (
+            f"the soles cannot give force and moment at {_at(clip, frame)}: "
+            f"{gap[frame]:.2f} times the weight is missing (a moment counts as a force at "
+            f"{100 * _LEVER_M:.0f} cm)"
+        )
+
+
 def _support_problems(clip: _Clip, margin_mm: np.ndarray) -> Iterator[str]:
     """A zero-moment point beside the soles: the robot tips over."""
     if not clip.loaded.any():
@@ -440,6 +468,11 @@ def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
 def _quantile(values: np.ndarray) -> float:
     """The margin that all but a few frames keep; nan of nothing."""
     return float(np.quantile(values, QUANTILE)) if len(values) else float("nan")
+
+
+def _worst(values: np.ndarray) -> float:
+    """What all but a few frames stay below; nan of nothing."""
+    return float(np.quantile(values, 1.0 - QUANTILE)) if len(values) else float("nan")
 
 
 def _at(clip: _Clip, frame: int) -> str:

@@ -11,20 +11,23 @@ the phase, so nothing is bootstrapped from a state that it never trains on.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
+from asap.curriculum import Curriculum, CurriculumConfig
 from asap.export import make_clip_table, make_contract
 from asap.metrics import TrackedPoints
 from asap.rewards import (
     Context,
     Effort,
-    Limits,
-    PointSets,
     RewardConfig,
     TrackingState,
+    point_sets,
+    soft_limits,
     total_reward,
 )
 from asap.robot import Robot
@@ -74,8 +77,8 @@ class EnvConfig:
     """Largest multiple of the original's start noise; every episode draws its own up to this."""
     start_at_first: float = 0.25
     """Fraction of episodes that begin with the clip; the others begin anywhere in it."""
-    fail_distance_m: float = 0.5
-    """An episode fails when any point is farther than this from the motion [m]."""
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    """How far any point may be from the motion, how much costs count, and how both change."""
     fail_tilt: float = 0.8
     """Or when gravity's x or y in the base frame exceeds this."""
     sensor_noise: SensorNoise = field(default_factory=SensorNoise)
@@ -146,10 +149,9 @@ class TrackingEnv:
         self._limits = soft_limits(robot, config.soft_limit)
         self.frame = np.zeros(num_envs, dtype=np.intp)
         """(N,) frame of the clip that each environment is in."""
-        self.fail_distance_m = config.fail_distance_m
-        """A curriculum may change it."""
-        self.cost_scale = 1.0
-        """A curriculum may change it."""
+        self.episode_steps = np.zeros(num_envs, dtype=np.intp)
+        """(N,) control steps since the episode began."""
+        self.curriculum = Curriculum(config.curriculum)
         self._previous_points = np.zeros((num_envs, len(self._points.names), 3))
         self._previous_quat = np.zeros((num_envs, len(self._points.names), 4))
 
@@ -180,7 +182,7 @@ class TrackingEnv:
         context = Context(state, reference, effort, self._sets, self._limits)
         reward, facts = total_reward(
             context, self.config.reward, control_dt=self.robot.control_dt,
-            cost_scale=self.cost_scale,
+            cost_scale=self.curriculum.cost_scale,
         )  # fmt: skip
         distance = np.linalg.norm(state.points_w - reference.points_w, axis=-1)
         failed = self._failed(state, distance) | command.refused
@@ -196,9 +198,38 @@ class TrackingEnv:
             "reward": float(reward.mean()),
             "blown_up": float(self.sim.failed.sum()),
         }
+        self.episode_steps += 1
         if terminated.any():
+            self.curriculum.update(self.episode_steps[terminated])
             self._start(np.flatnonzero(terminated))
         return Transition(self._observe(), reward.astype(np.float32), terminated, facts)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that the next step depends on, as tensors and texts."""
+        arrays = {
+            "frame": self.frame,
+            "episode_steps": self.episode_steps,
+            "previous_points": self._previous_points,
+            "previous_quat": self._previous_quat,
+            **{f"sim.{name}": array for name, array in self.sim.snapshot().items()},
+            **{f"runtime.{name}": array for name, array in self.runtime.snapshot().items()},
+        }
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+        rng = json.dumps(self.rng.bit_generator.state)
+        return {"arrays": tensors, "rng": rng, "curriculum": self.curriculum.snapshot()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Undo what happened since the snapshot."""
+        arrays = {name: tensor.numpy() for name, tensor in state["arrays"].items()}
+        self.frame, self.episode_steps = arrays.pop("frame"), arrays.pop("episode_steps")
+        self._previous_points = arrays.pop("previous_points")
+        self._previous_quat = arrays.pop("previous_quat")
+        for part in (self.sim, self.runtime):
+            prefix = "sim." if part is self.sim else "runtime."
+            own = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
+            part.restore(own)
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        self.curriculum.restore(state["curriculum"])
 
     def _start(self, env_ids: np.ndarray) -> None:
         """Begin episodes: at the first frame or anywhere, with as much noise as is drawn."""
@@ -206,6 +237,7 @@ class TrackingEnv:
         anywhere = self.rng.integers(0, self.last_frame, count)
         first = self.rng.random(count) < config.start_at_first
         self.frame[env_ids] = np.where(first, 0, anywhere)
+        self.episode_steps[env_ids] = 0
         rows = self.frame[env_ids]
         frames = MotionFrame(*(array[rows] for array in self._frames))
         noise = config.start_noise * self.rng.random(count)
@@ -225,7 +257,7 @@ class TrackingEnv:
         """(N,) episodes that cannot go on."""
         gravity = rotation.projected_gravity(state.base_quat_wxyz)
         tilted = (np.abs(gravity[:, :2]) > self.config.fail_tilt).any(axis=-1)
-        far = (distance > self.fail_distance_m).any(axis=-1)
+        far = (distance > self.curriculum.fail_distance_m).any(axis=-1)
         fast = (np.abs(state.joint_vel) > FAST_JOINT).any(axis=-1)
         return tilted | far | fast | self.sim.failed
 
@@ -340,33 +372,3 @@ class TrackingEnv:
         ]
         everything = np.concatenate(columns, axis=-1, dtype=np.float32, casting="unsafe")
         return np.clip(everything, -CRITIC_LIMIT, CRITIC_LIMIT)
-
-
-def point_sets(robot: Robot, points: TrackedPoints) -> PointSets:
-    """Which points are arms and head, hands, feet, from the tree of bodies."""
-    model = robot.model
-    anchor = model.body(robot.anchor_name).id
-
-    def above(body: int) -> bool:
-        parent = model.body_parentid[body]
-        return body != 0 and (parent == anchor or above(parent))
-
-    virtual = [point.name for point in robot.virtual_points]
-    upper = [
-        place
-        for place, name in enumerate(points.names)
-        if name in virtual or above(model.body(name).id)
-    ]
-    lower = np.setdiff1d(np.arange(len(points.names)), upper)
-    left, right = (points.names.index(name) for name in robot.foot_names)
-    extremities = np.array([points.names.index(name) for name in virtual], dtype=np.intp)
-    return PointSets(np.array(upper, dtype=np.intp), lower, extremities, (left, right))
-
-
-def soft_limits(robot: Robot, part: float) -> Limits:
-    """Limits beyond which costs begin: a part of each joint's range, speed and torque."""
-    middle = 0.5 * (robot.joint_pos_lower + robot.joint_pos_upper)
-    half = 0.5 * part * (robot.joint_pos_upper - robot.joint_pos_lower)
-    return Limits(
-        middle - half, middle + half, part * robot.joint_vel_limit, part * robot.torque_limit
-    )

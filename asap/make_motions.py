@@ -3,7 +3,8 @@
     motion = make_motion("squat", Robot.load("g1"))
     motion.save("motions/g1/squat.npz")
 
-``CLIPS`` lists them. Offsets are from the robot's default pose; ``choreography`` explains the verbs.
+``CLIPS`` lists them. Offsets are from the robot's default pose; ``choreography`` explains the
+verbs.
 """
 
 from __future__ import annotations
@@ -77,8 +78,12 @@ def squat(script: Script) -> None:
 
 def wave(script: Script) -> None:
     """Stand, lift the right arm, wave four times from the elbow, rest it again."""
-    up, down, wide = (1.2, 1.0), 2.8, 0.4
-    for joint, lifted in (("shoulder_pitch", -0.2), ("shoulder_roll", -1.1), ("shoulder_yaw", -1.4)):
+    down, wide = 2.8, 0.4
+    for joint, lifted in (
+        ("shoulder_pitch", -0.2),
+        ("shoulder_roll", -1.1),
+        ("shoulder_yaw", -1.4),
+    ):
         script.joint(f"right_{joint}_joint", (0.1, 0.0), (1.2, lifted), (down, lifted), (3.9, 0.0))
     swings = [(1.2 + 0.2 * k, -0.5 + wide * (-1) ** k) for k in range(1, 8)]
     script.joint("right_elbow_joint", (0.1, 0.0), (1.2, -0.5), *swings, (down, -0.5), (3.9, 0.0))
@@ -95,11 +100,11 @@ def bow(script: Script) -> None:
 
 def side_step(script: Script) -> None:
     """Two steps to the left, two back to the right, knees bent a little more."""
-    script.height((0.2, 0.0), (1.0, -0.03), (5.9, -0.03), (6.7, 0.0))
-    script.step("left", 1.2, 1.8, left=0.16)
-    script.step("right", 2.4, 3.0, left=0.16)
-    script.step("right", 3.9, 4.5, left=-0.16)
-    script.step("left", 5.1, 5.7, left=-0.16)
+    script.height((0.2, 0.0), (1.0, -0.03), (5.3, -0.03), (6.1, 0.0))
+    script.step("left", 1.2, 1.7, left=0.15)
+    script.step("right", 1.9, 2.4, left=0.15)
+    script.step("right", 3.6, 4.1, left=-0.15)
+    script.step("left", 4.3, 4.8, left=-0.15)
 
 
 def kick(script: Script) -> None:
@@ -141,27 +146,29 @@ def walk(script: Script) -> None:
 
 
 def jump_forward(script: Script) -> None:
-    """Jump 35 cm forward with both feet, arms swinging along."""
-    script.jump(1.6, 0.3, forward=0.35, dip=0.14, rise=0.0, push_s=0.28)
-    script.lean((0.8, 0), (1.3, 0.35), (1.65, 0.15), (1.85, 0.15), (2.15, 0.35), (2.9, 0))
-    script.joint("*_shoulder_pitch_joint", (0.7, 0), (1.25, 0.9), (1.65, -1.0), (2.2, -0.2), (2.9, 0))
+    """Jump 30 cm forward with both feet, arms swinging along."""
+    script.jump(1.6, 0.28, forward=0.3)
+    script.lean((0.8, 0), (1.25, 0.3), (1.75, 0.12), (2.3, 0.2), (3.0, 0))
+    script.joint("*_shoulder_pitch_joint", (0.7, 0), (1.2, 0.8), (1.75, -0.6), (2.3, 0.1), (3.0, 0))
 
 
 def hop(script: Script) -> None:
     """Stand on the left leg, hop once, stand still, put the other foot down."""
     script.swing("right", (1.2, 0, 0, 0), (1.9, -0.1, 0.02, 0.12), (3.9, -0.1, 0.02, 0.12),
                  (4.6, 0, 0, 0))  # fmt: skip
-    script.jump(2.8, 0.18, feet=("left",), dip=0.08, dip_s=0.4, push_s=0.24)
-    script.joint("*_shoulder_pitch_joint", (2.1, 0), (2.5, 0.4), (2.85, -0.5), (3.3, 0))
-    script.joint("*_shoulder_roll_joint", (1.0, 0), (1.9, 0.4), (3.9, 0.4), (4.8, 0))
+    script.jump(2.8, 0.18, feet=("left",), dip=0.09, dip_s=0.4, push_s=0.26, rise=-0.02)
+    script.joint("*_shoulder_pitch_joint", (2.1, 0), (2.5, 0.4), (2.9, -0.4), (3.5, 0))
+    script.joint("*_shoulder_roll_joint", (1.0, 0), (1.9, 0.3), (3.9, 0.3), (4.8, 0))
 
 
 def jump_turn(script: Script) -> None:
-    """Jump and turn a quarter to the left in the air, the arms helping."""
-    script.jump(1.6, 0.3, turn=np.pi / 2, dip=0.13, push_s=0.28)
-    script.lean((0.8, 0), (1.3, 0.3), (1.65, 0.1), (1.85, 0.1), (2.15, 0.3), (2.9, 0))
-    script.joint("*_shoulder_pitch_joint", (0.7, 0), (1.25, 0.5), (1.65, -0.6), (2.2, -0.2), (2.9, 0))
-    script.joint("*_shoulder_roll_joint", (0.7, 0), (1.25, 0.3), (2.2, 0.3), (2.9, 0))
+    """Jump and turn half round to the left in the air, the body winding up first."""
+    script.jump(1.6, 0.34, turn=np.pi)
+    script.lean((0.8, 0.0), (1.25, 0.3), (1.75, 0.1), (2.3, 0.2), (3.0, 0.0))
+    script.joint("waist_yaw_joint", (0.7, 0.0), (1.25, -0.8), (1.75, 0.4), (2.4, 0.0))
+    script.joint("*_shoulder_pitch_joint", (0.7, 0.0), (1.2, 0.6), (1.75, -0.4), (2.3, 0.1),
+                 (3.0, 0.0))  # fmt: skip
+    script.joint("*_shoulder_roll_joint", (0.7, 0.0), (1.25, 0.2), (2.2, 0.2), (2.9, 0.0))
 
 
 CLIPS: dict[str, Clip] = {
@@ -175,6 +182,6 @@ CLIPS: dict[str, Clip] = {
     "walk": Clip("medium", 6.8, walk),
     "jump_forward": Clip("hard", 3.8, jump_forward),
     "hop": Clip("hard", 6.0, hop),
-    "jump_turn": Clip("hard", 3.8, jump_turn),
+    "jump_turn": Clip("hard", 4.0, jump_turn),
 }
 """Every clip: level, duration [s], script."""

@@ -6,9 +6,10 @@ angular momentum about it and F the force that the motion needs,
     F_k = m (c_{k+1} - 2 c_k + c_{k-1}) / dt^2 + m g
     N_k = (c_k - p_k) x F_k + (L_{k+1/2} - L_{k-1/2}) / dt,    L_{k+1/2} = A v_{k+1/2}
 
-F and dL/dt are zero in flight; while a foot stands, N about the planned zero-moment point p is. Feet
-stay where they are planned, joints within their limits, and the posture near that of the inverse
-kinematics. Jacobians couple neighbouring frames only, so each Gauss-Newton step is one banded solve.
+F and dL/dt are zero in flight; while a foot stands, N about the planned zero-moment point p is.
+Feet stay where they are planned, joints within their limits, and the posture near that of the
+inverse kinematics. Jacobians couple neighbouring frames only: a Gauss-Newton step is one banded
+solve.
 
     qpos = fit_momentum(robot, plan, qpos)
 """
@@ -22,8 +23,8 @@ import mujoco
 import numpy as np
 from scipy.linalg import solveh_banded
 
-from asap.choreography import Plan
 from asap.grounding import GRAVITY
+from asap.motion_plan import Plan
 from asap.robot import Robot
 from asap.whole_body import changes
 from asap_deploy.rotation import conjugate, multiply, to_rotvec
@@ -42,9 +43,9 @@ class Weights:
     """of a standing foot [1/m]"""
     foot_turn: float = 1.0 / 0.003
     """[1/rad]"""
-    swing: float = 0.03
+    swing: float = 0.02
     """Share of these two that is left for a foot high up"""
-    zmp: float = 1.0 / 0.003
+    zmp: float = 1.0 / 0.01
     """of moment / weight while a foot stands [1/m]"""
     twist: float = 1.0 / 0.02
     """of the moment about the vertical / weight [1/m]"""
@@ -56,12 +57,16 @@ class Weights:
     """[1/m]"""
     com_place: float = 1.0 / 0.03
     """of the horizontal centre of mass [1/m]"""
-    posture: float = 1.0 / 0.1
+    posture: float = 1.0 / 0.05
     """of joints above the hips, and of the base's attitude [1/rad]"""
     leg_posture: float = 1.0 / 0.5
     """[1/rad]"""
-    acc: float = 1.0 / 20.0
-    """of joint accelerations [s^2/rad]"""
+    slip: float = 1.0 / 0.3
+    """of horizontal over planned vertical force while a foot stands"""
+    acc: float = 1.0 / 12.0
+    """of accelerations of joints above the hips, and of the base's attitude [s^2/rad]"""
+    leg_acc: float = 1.0 / 100.0
+    """[s^2/rad]"""
     limit: float = 1.0 / 0.003
     """of going beyond a limit [1/rad]"""
     ends: float = 1.0 / 0.0002
@@ -69,7 +74,7 @@ class Weights:
 
 
 def fit_momentum(
-    robot: Robot, plan: Plan, qpos: np.ndarray, *, weights: Weights | None = None, steps: int = 12
+    robot: Robot, plan: Plan, qpos: np.ndarray, *, weights: Weights | None = None, steps: int = 16
 ) -> np.ndarray:
     """Poses near ``qpos`` whose momentum the ground can change as they need it.
 
@@ -155,7 +160,8 @@ class _Fit:
         self.base = self.model.body(robot.base_name).id
         self.feet = [self.model.body(name).id for name in robot.foot_names]
         self.flying = ~plan.contact.any(axis=1)
-        self.posture = _posture_weights(robot, weights)
+        self.posture = _per_joint(robot, weights.posture, weights.leg_posture)
+        self.smooth = _per_joint(robot, weights.acc, weights.leg_acc)
 
     def step(self, qpos: np.ndarray) -> np.ndarray:
         """One Gauss-Newton step."""
@@ -220,31 +226,41 @@ class _Fit:
 
     def _add_momentum(self, system: _System, found: _Kinematics, velocity: np.ndarray) -> None:
         """The module's formulas, divided by the weight m g."""
-        rate, unit = 1.0 / self.dt**2, 1.0 / (self.mass * GRAVITY)
-        com, jac = found.com, found.com_jac
-        acc = (com[2:] - 2.0 * com[1:-1] + com[:-2]) * rate
-        force = (acc + [0.0, 0.0, GRAVITY]) / GRAVITY
-        force_jac = [share * rate / GRAVITY * part
-                     for share, part in ((1, jac[:-2]), (-2, jac[1:-1]), (1, jac[2:]))]  # fmt: skip
-        between = 0.5 * (found.spin[1:] + found.spin[:-1])
-        spin = np.einsum("tij,tj->ti", between, velocity)
-        spin_rate = np.diff(spin, axis=0) / self.dt * unit
-        before, after = between[:-1] * rate * unit, between[1:] * rate * unit
-        spin_jac = [before, -before - after, after]
+        force, force_jac = self._force(found)
+        spin_rate, spin_jac = self._spin_rate(found, velocity)
         zmp = np.column_stack([self.plan.zmp_w[1:-1], np.zeros(len(force))])
-        lever = _cross(com[1:-1] - zmp)
-        moment = np.cross(com[1:-1] - zmp, force) + spin_rate
+        arm = found.com[1:-1] - zmp
+        moment, lever = np.cross(arm, force) + spin_rate, _cross(arm)
         moment_jac = [lever @ f + s for f, s in zip(force_jac, spin_jac, strict=True)]
-        moment_jac[1] = moment_jac[1] - _cross(force) @ jac[1:-1]
+        moment_jac[1] = moment_jac[1] - _cross(force) @ found.com_jac[1:-1]
         weights, flying = self.weights, self.flying[1:-1, None]
+        # Where the ground pushes little it holds little: no side force without a planned push.
+        planned = 1.0 + np.diff(self.plan.com_w[:, 2], 2) / (self.dt**2 * GRAVITY)
+        slip = np.outer(weights.slip / np.maximum(planned, 0.1), [1.0, 1.0, 0.0])
         standing = np.array([weights.zmp, weights.zmp, weights.twist])
         for part, jacobian, weight in (
+            (force, force_jac, np.where(flying, weights.flight_force, slip)),
             (moment, moment_jac, np.where(flying, 0.0, standing)),
-            (force, force_jac, np.where(flying, weights.flight_force, 0.0)),
             (spin_rate, spin_jac, np.where(flying, weights.flight_spin, 0.0)),
         ):
-            weight = np.broadcast_to(weight, part.shape)
             system.add(0, [weight[:, :, None] * j for j in jacobian], weight * part)
+
+    def _force(self, found: _Kinematics) -> tuple[np.ndarray, list[np.ndarray]]:
+        """F / (m g) at frames 1 to T - 2, and its Jacobians by the frames k - 1, k, k + 1."""
+        rate = 1.0 / (self.dt**2 * GRAVITY)
+        com, jac = found.com, found.com_jac
+        force = (com[2:] - 2.0 * com[1:-1] + com[:-2]) * rate + np.array([0.0, 0.0, 1.0])
+        return force, [rate * jac[:-2], -2.0 * rate * jac[1:-1], rate * jac[2:]]
+
+    def _spin_rate(
+        self, found: _Kinematics, velocity: np.ndarray
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """(dL/dt) / (m g) [m] and its Jacobians, as ``_force``; the change of A is left out."""
+        unit = 1.0 / (self.mass * GRAVITY * self.dt)
+        between = 0.5 * (found.spin[1:] + found.spin[:-1])
+        spin = np.einsum("tij,tj->ti", between, velocity)
+        before, after = between[:-1] * (unit / self.dt), between[1:] * (unit / self.dt)
+        return np.diff(spin, axis=0) * unit, [before, -before - after, after]
 
     def _add_posture(self, system: _System, qpos: np.ndarray, velocity: np.ndarray) -> None:
         """Near the reference, smooth, and at rest at both ends."""
@@ -254,10 +270,7 @@ class _Fit:
         reference[:3], reference[-3:] = reference[0], reference[-1]
         away = changes(self.model, reference, qpos)
         system.add_diagonal(0, [weight], weight * away)
-        smooth = np.full(self.model.nv, self.weights.acc)
-        smooth[:3] = 0.0  # the centre of mass says how the base moves
-        smooth[3:6] *= 2.0
-        rate = 1.0 / self.dt**2
+        smooth, rate = self.smooth, 1.0 / self.dt**2
         acc = np.diff(velocity, axis=0) / self.dt
         scales = [np.tile(share * rate * smooth, (len(acc), 1)) for share in (1.0, -2.0, 1.0)]
         system.add_diagonal(0, scales, smooth * acc)
@@ -278,12 +291,12 @@ class _Fit:
         system.add_diagonal(0, [-scale, scale], weight * fast * self.dt)
 
 
-def _posture_weights(robot: Robot, weights: Weights) -> np.ndarray:
+def _per_joint(robot: Robot, upper: float, legs: float) -> np.ndarray:
     """(nv,): none for the base's place, which follows from feet and centre of mass."""
-    result = np.full(robot.model.nv, weights.posture)
+    result = np.full(robot.model.nv, upper)
     result[:3] = 0.0
-    legs = [name for name in robot.joint_names if any(p in name for p in ("hip", "knee", "ankle"))]
-    result[robot.qvel_ids[robot.joint_ids(legs)]] = weights.leg_posture
+    names = [name for name in robot.joint_names if any(p in name for p in ("hip", "knee", "ankle"))]
+    result[robot.qvel_ids[robot.joint_ids(names)]] = legs
     return result
 
 

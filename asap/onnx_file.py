@@ -19,6 +19,9 @@ from asap_deploy.policy import ClipTable
 
 INPUT, OUTPUT, TIME_STEP = "obs", "actions", "time_step"
 OPSET = 13
+NORMALISED_LIMIT = 10.0
+"""Normalised inputs are clipped to +- this, in training and in the exported graph."""
+
 IR_VERSION = 8
 """Old enough for the onnxruntime of a robot computer (1.14 and later)."""
 
@@ -32,16 +35,18 @@ def network(
     activation: str = "Elu",
     mean: np.ndarray | None = None,
     std: np.ndarray | None = None,
+    limit: float | None = None,
 ) -> onnx.ModelProto:
     """A multilayer perceptron, its input normalisation folded into the graph.
 
-        y = W_n act( ... act(W_1 (x - mean) / std + b_1) ... ) + b_n
+        y = W_n act( ... act(W_1 clip((x - mean) / std) + b_1) ... ) + b_n
 
     Args:
         layers: Weight and bias of each layer, in order.
         activation: ONNX operator between layers.
         mean: (D,) subtracted from the input; none by default.
         std: (D,) divided by.
+        limit: Normalised inputs are clipped to +- this; not at all by default.
     """
     nodes: list[onnx.NodeProto] = []
     weights: dict[str, np.ndarray] = {}
@@ -51,6 +56,10 @@ def network(
         nodes.append(helper.make_node("Sub", [value, "mean"], ["centred"]))
         nodes.append(helper.make_node("Div", ["centred", "std"], ["normalised"]))
         value = "normalised"
+    if limit is not None:
+        weights |= {"low": np.array(-limit), "high": np.array(limit)}
+        nodes.append(helper.make_node("Clip", [value, "low", "high"], ["clipped"]))
+        value = "clipped"
     for depth, (weight, bias) in enumerate(layers):
         weights |= {f"weight{depth}": weight, f"bias{depth}": bias}
         last = depth == len(layers) - 1

@@ -19,10 +19,7 @@ from stable_baselines3.common.policies import MultiInputActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from torch import nn
 
-from asap.onnx_file import Layer
-
-NORMALISED_LIMIT = 10.0
-"""Normalised inputs are clipped to +- this."""
+from asap.onnx_file import NORMALISED_LIMIT, Layer
 
 MIN_STD = 1e-2
 """An input that hardly varies is not blown up."""
@@ -109,7 +106,8 @@ class AsymmetricPolicy(MultiInputActorCriticPolicy):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As its parent; features are not extracted but passed through."""
-        super().__init__(*args, features_extractor_class=_PassThrough, **kwargs)
+        kwargs["features_extractor_class"] = _PassThrough
+        super().__init__(*args, **kwargs)
 
     def _build_mlp_extractor(self) -> None:
         assert isinstance(self.observation_space, spaces.Dict)

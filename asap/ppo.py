@@ -48,6 +48,9 @@ class PpoConfig:
     """Weight of the entropy bonus."""
     value_weight: float = 1.0
     """Weight of the value loss."""
+    reward_scale: float = 0.1
+    """Multiplies rewards, so that values are near 1: the critic's gradient would otherwise fill the
+    norm to which both networks' gradients are shortened together."""
     grad_norm: float = 1.0
     """Gradients longer than this are shortened."""
     learning_rate: float = 1e-3
@@ -82,6 +85,8 @@ class TrackerPPO(PPO):
                 f"{config.minibatches} minibatches"
             )
         self.config, self.adaptive_rate = config, config.learning_rate
+        # Sums of floats depend on how they are split: the same number of threads everywhere.
+        torch.set_num_threads(config.torch_threads)
         super().__init__(
             AsymmetricPolicy,
             env,
@@ -140,7 +145,7 @@ class TrackerPPO(PPO):
         facts |= {
             "kl": kl,
             "learning_rate": self.adaptive_rate,
-            "std": float(torch.exp(self.tracker.log_std).mean()),
+            "std": float(torch.exp(self.tracker.log_std.detach()).mean()),
             "explained_variance": float(logged["train/explained_variance"]),
             "value_loss": float(logged["train/value_loss"]),
             "collect_s": collected - started,
@@ -161,22 +166,47 @@ class TrackerPPO(PPO):
         if self._last_episode_starts is not None:
             starts = self._last_episode_starts
         for _ in range(self.n_steps):
-            tensors = obs_as_tensor(self.last_observation, self.device)  # type: ignore[arg-type]
+            tensors = obs_as_tensor(self.last_observation, self.device)
             actions, values, log_probs = self.policy(tensors)
             step = self.tracking.step(actions.numpy())
-            buffer.add(  # type: ignore[call-arg]
+            buffer.add(
                 self.last_observation,  # type: ignore[arg-type]
-                actions.numpy(), step.reward, starts, values, log_probs,
+                actions.numpy(), self.config.reward_scale * step.reward, starts, values, log_probs,
             )  # fmt: skip
             self.last_observation, starts = step.observation, step.terminated.astype(np.float32)
             for name, value in step.facts.items():
                 sums[name] += value / self.n_steps
         self._last_episode_starts = starts
         self.num_timesteps += self.n_steps * self.n_envs
-        tensors = obs_as_tensor(self.last_observation, self.device)  # type: ignore[arg-type]
+        tensors = obs_as_tensor(self.last_observation, self.device)
         values = self.policy.predict_values(tensors)
         buffer.compute_returns_and_advantage(last_values=values, dones=starts)
         return dict(sums)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the next iteration depends on, beside weights and optimiser."""
+        starts = self._last_episode_starts
+        assert starts is not None, "a snapshot is taken after an iteration"
+        return {
+            "iteration": self.iteration,
+            "steps": self.num_timesteps,
+            "updates": self._n_updates,
+            "rate": self.adaptive_rate,
+            "starts": torch.from_numpy(starts.copy()),
+            "observation": {
+                group: torch.from_numpy(values.copy())
+                for group, values in self.last_observation.items()
+            },
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Undo what happened since the snapshot."""
+        self.iteration, self.num_timesteps = state["iteration"], state["steps"]
+        self._n_updates, self.adaptive_rate = state["updates"], state["rate"]
+        self._last_episode_starts = state["starts"].numpy()
+        self.last_observation = {
+            group: values.numpy() for group, values in state["observation"].items()
+        }
 
     def _rate(self, progress: float) -> float:
         """The learning rate of the next update, whatever the progress."""

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from asap.metrics import TrackedPoints
+from asap.robot import Robot
 from asap_deploy import rotation
 
 
@@ -193,6 +195,36 @@ class RewardConfig:
             feet_slip=Term(weight=-0.5),
             termination=-1.0,
         )
+
+
+def point_sets(robot: Robot, points: TrackedPoints) -> PointSets:
+    """Which points are arms and head, hands, feet, from the tree of bodies."""
+    model = robot.model
+    anchor = model.body(robot.anchor_name).id
+
+    def above(body: int) -> bool:
+        parent = model.body_parentid[body]
+        return body != 0 and (parent == anchor or above(parent))
+
+    virtual = [point.name for point in robot.virtual_points]
+    upper = [
+        place
+        for place, name in enumerate(points.names)
+        if name in virtual or above(model.body(name).id)
+    ]
+    lower = np.setdiff1d(np.arange(len(points.names)), upper)
+    left, right = (points.names.index(name) for name in robot.foot_names)
+    extremities = np.array([points.names.index(name) for name in virtual], dtype=np.intp)
+    return PointSets(np.array(upper, dtype=np.intp), lower, extremities, (left, right))
+
+
+def soft_limits(robot: Robot, part: float) -> Limits:
+    """Limits beyond which costs begin: a part of each joint's range, speed and torque."""
+    middle = 0.5 * (robot.joint_pos_lower + robot.joint_pos_upper)
+    half = 0.5 * part * (robot.joint_pos_upper - robot.joint_pos_lower)
+    return Limits(
+        middle - half, middle + half, part * robot.joint_vel_limit, part * robot.torque_limit
+    )
 
 
 def _kernel(squared_error: np.ndarray, width: float) -> np.ndarray:

@@ -119,6 +119,8 @@ def read_bytes(path: str | Path, *, max_bytes: int = MAX_BYTES) -> bytes:
             raise InputError("expected a file, got a folder", file=path)
         with path.open("rb") as stream:
             data = stream.read(max_bytes + 1)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError("file does not exist", file=path) from None
     except (OSError, ValueError) as error:

@@ -177,6 +177,24 @@ class CpuSimulation:
         self._disable[:] = self.model.opt.disableflags
         self._contain(np.union1d(broken, still))
 
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Everything that the next step depends on, copied."""
+        return {
+            "state": self._batch.state.copy(),
+            "warning": self._batch.warning.copy(),
+            "failed": self._failed.copy(),
+            "joint_torque": self._joint_torque.copy(),
+            "foot_force": self._foot_force.copy(),
+        }
+
+    def restore(self, snapshot: dict[str, np.ndarray]) -> None:
+        """Undo what happened since the snapshot; bodies are placed by the next step."""
+        self._batch.state[:] = snapshot["state"]
+        self._batch.warning[:] = snapshot["warning"]
+        self._failed[:] = snapshot["failed"]
+        self._joint_torque[:] = snapshot["joint_torque"]
+        self._foot_force[:] = snapshot["foot_force"]
+
     def push(self, env_ids: np.ndarray, delta_lin_vel_w: np.ndarray) -> None:
         """Change the velocity of bases at once, as a shove would.
 

@@ -37,7 +37,7 @@ class TrackingVecEnv(VecEnv):
         self.render_mode = None
         super().__init__(tracking.num_envs, space, box)
 
-    def reset(self) -> Observation:  # type: ignore[override]
+    def reset(self) -> Observation:
         """Start all environments anew."""
         self.last = self.tracking.reset()
         return self.last

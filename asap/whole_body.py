@@ -12,7 +12,7 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from asap.choreography import Plan
+from asap.motion_plan import Plan
 from asap.robot import Robot
 from asap_deploy.errors import InputError
 

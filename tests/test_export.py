@@ -214,6 +214,23 @@ def test_a_network_that_does_not_fit_its_contract_is_refused():
         write_policy(bad, toy_contract(), body, motion)
 
 
+def test_a_network_that_onnxruntime_cannot_run_is_refused():
+    three_rows = onnx.load_model_from_string(toy_policy_bytes())
+    three_rows.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    with pytest.raises(InputError, match="onnxruntime cannot run the policy: .*invalid dimensions"):
+        Policy.from_bytes(three_rows.SerializeToString())
+
+
+def test_a_clip_whose_attitudes_are_none_is_refused():
+    model = onnx.load_model_from_string(toy_policy_bytes("beyondmimic", "g1"))
+    tensor = next(t for t in model.graph.initializer if t.name == "anchor_quat_wxyz_table")
+    array = numpy_helper.to_array(tensor).copy()
+    array[30] = 0.0
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    with pytest.raises(InputError, match="attitudes that are not unit"):
+        Policy.from_bytes(model.SerializeToString())
+
+
 def test_a_foreign_network_is_adopted_with_its_actions_unchanged():
     data = foreign()
     adopted = adopt(data, robot(), toy_motion(), layout="asap", motion_name="wave", source="x.onnx")
@@ -247,10 +264,10 @@ def test_a_described_file_brings_its_own_gains_by_joint_name():
 @pytest.mark.parametrize(
     ("data", "arguments", "text"),
     [
-        (foreign(), {"layout": None}, "name its observation with --layout (asap, asap-loco, beyond"),
+        (foreign(), {"layout": None}, "name its observation with --layout (asap, asap-loco, "),
         (foreign(), {"layout": "asab"}, "no observation layout 'asab' (did you mean 'asap'?)"),
-        (foreign(), {"motion": False}, "layout 'asap' tracks a motion: give its clip with --motion"),
-        (foreign(381), {}, "takes 381 numbers, layout 'asap' has asap 380 for 23 joints and 23 act"),
+        (foreign(), {"motion": False}, "layout 'asap' tracks a motion: give its clip with --mo"),
+        (foreign(381), {}, "takes 381 numbers, layout 'asap' has asap 380 for 23 joints and "),
         (foreign(380, 40), {}, "commands 40 joints, robot 'g1:asap' has 23"),
         (foreign(), {"layout": "asap-loco"}, "takes 380 numbers, layout 'asap-loco' has"),
         (toy_policy_bytes(), {}, "already carries a contract: use it as it is"),

@@ -93,8 +93,8 @@ def test_a_changed_clip_is_noticed_where_it_moves_the_targets():
 # Of the contract, golden vectors cover what turns a measurement into a target. Not covered, because
 # they act on the motors or are for people: stiffness, damping, torque_limit, joint_vel_limit,
 # mode_machine, robot, provenance, clip.name, clip.sha256; and limits that the sequence does not
-# reach: joint_pos_lower, joint_pos_upper, clip_target_to_limits, action_limit. control_dt is covered
-# with the offset `reference` alone.
+# reach: joint_pos_lower, joint_pos_upper, clip_target_to_limits, action_limit. control_dt is
+# covered with the offset `reference` alone.
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,8 +165,13 @@ def test_joint_limits_are_noticed_where_the_sequence_reaches_them():
     assert "joint_pos_target differs" in refusal(with_raw_contract(KINDS[0], joint_pos_upper=upper))
 
 
-@pytest.mark.parametrize("name", ["observation", "action", "joint_pos_target", "joint_pos",
-                                  "joint_vel", "base_quat_wxyz", "base_ang_vel_b", "time_s"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "observation", "action", "joint_pos_target", "joint_pos", "joint_vel", "base_quat_wxyz",
+        "base_ang_vel_b", "time_s",
+    ],
+)  # fmt: skip
 def test_a_changed_vector_is_noticed(name):
     vectors = json.loads(golden_text(toy_policy_bytes()))
     entry = vectors[name]

@@ -101,7 +101,8 @@ def judged(load: Callable[[Path], None], path: Path) -> str:
             load(path)
         except InputError as error:
             text = str(error).replace(str(path.parent), "")
-            if len(text.splitlines()) != 1 or len(text) >= 400 or "Traceback" in text:
+            lines, paths = len(text.splitlines()), text.count("(file: ")
+            if lines != 1 or paths > 1 or len(text) >= 400 or "Traceback" in text:
                 complaint = f"text of {len(text)} letters: {text[:500]!r}"
         except Exception as error:  # what a user would see as a traceback
             complaint = f"{type(error).__name__}: {str(error)[:300]}"

@@ -174,6 +174,16 @@ def test_changing_the_order_of_the_numbers_and_back_changes_nothing():
     np.testing.assert_array_equal(rotation.wxyz_from_xyzw(xyzw), quat)
 
 
+def test_attitudes_without_changes_of_sign_are_the_same_and_close_to_their_neighbours():
+    time_s = np.linspace(0.0, 20.0, 200)
+    smooth = rotation.from_rotvec(time_s[:, None] * np.array([0.3, -0.2, 0.9]))
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], 200)
+    found = rotation.continuous(smooth * signs[:, None])
+    np.testing.assert_array_equal(found, smooth * signs[0])
+    assert np.sum(found[1:] * found[:-1], axis=-1).min() > 0.9
+    np.testing.assert_array_equal(rotation.continuous(smooth[:1]), smooth[:1])
+
+
 @pytest.mark.parametrize("trailing", [(), (3,)])
 def test_angular_velocity_of_an_even_turn_is_its_rate_in_the_world_frame(trailing):
     rate_w, fps = np.array([0.4, -0.3, 0.9]), 50.0

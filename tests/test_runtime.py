@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from asap.export import write_policy
 from asap_deploy import rotation
 from asap_deploy.errors import InputError
-from asap_deploy.observation import Measurement
+from asap_deploy.observation import LAYOUTS, Measurement
+from asap_deploy.policy import Policy
 from asap_deploy.runtime import Runtime, RuntimeStep
-from policies import measurements, replaced, robot, rows, toy_motion, toy_policy
+from policies import (
+    measurements,
+    replaced,
+    robot,
+    rows,
+    toy_contract,
+    toy_motion,
+    toy_network,
+    toy_policy,
+)
 
 DT = 0.02
 JOINTS = robot().joint_names
@@ -128,6 +141,31 @@ def test_a_robot_that_was_refused_works_after_a_reset_as_if_it_were_new():
         step, new = runtime.step(good[k], np.array(DT * k)), fresh.step(good[k], np.array(DT * k))
         assert_same_rows(step, new, [1])
         assert not step.refused.any()
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"), [("asap", "g1:asap"), ("asap-loco", "g1:asap"), ("beyondmimic-state", "g1")]
+)
+def test_a_robot_after_a_reset_is_a_new_one_to_the_bit(layout, name):
+    policy, moves = toy_policy(layout, name), sequence(9, 2)
+    used, fresh = Runtime(policy, JOINTS, 2), Runtime(policy, JOINTS, 2)
+    run(used, moves[:4])
+    used.reset()
+    for a, b in zip(run(used, moves[4:]), run(fresh, moves[4:]), strict=True):
+        assert_same_rows(a, b, [0, 1])
+    used.reset()
+    bad = replaced(moves[0], "joint_pos", 0, np.nan)
+    refused = used.step(bad, np.zeros(1))
+    np.testing.assert_array_equal(refused.joint_pos_target[0], robot(name).default_joint_pos)
+
+
+def test_a_quaternion_that_is_slightly_off_counts_as_the_unit_one():
+    policy, moves = toy_policy(), sequence(3, 2)
+    off = [m._replace(base_quat_wxyz=1.015 * m.base_quat_wxyz) for m in moves]
+    expected = run(Runtime(policy, JOINTS, 2), moves)
+    for a, b in zip(run(Runtime(policy, JOINTS, 2), off), expected, strict=True):
+        np.testing.assert_allclose(a.observation, b.observation, atol=1e-6)
+        assert not a.refused.any()
 
 
 def test_a_reset_of_some_robots_leaves_the_others_untouched():
@@ -264,6 +302,21 @@ def test_a_robot_without_a_joint_of_the_policy_is_refused_by_name():
         Runtime(toy_policy(), ["a", "b"])
 
 
+def test_a_robot_without_a_joint_that_is_commanded_and_not_observed_is_refused():
+    whole = toy_contract()
+    observed = whole.observed_joint_names[1:]
+    contract = dataclasses.replace(
+        whole,
+        observed_joint_names=observed,
+        element_names=LAYOUTS["asap"].element_names(observed, whole.action_joint_names),
+    )
+    network = toy_network(len(contract.element_names), 23)
+    policy = Policy.from_bytes(write_policy(network, contract, robot(), toy_motion()))
+    Runtime(policy, JOINTS)
+    with pytest.raises(InputError, match="missing: left_hip_pitch_joint"):
+        Runtime(policy, JOINTS[1:])
+
+
 def test_a_robot_with_a_joint_that_the_policy_does_not_know_is_refused():
     with pytest.raises(InputError, match="missing: tail_joint"):
         Runtime(toy_policy(), [*JOINTS, "tail_joint"])
@@ -309,8 +362,9 @@ def test_the_phase_leads_by_a_control_step_and_counts_gaps_not_frames_trap_8():
 def test_a_clip_is_finished_when_its_duration_has_passed_and_not_before():
     runtime, move = Runtime(toy_policy(), JOINTS), sequence(1, 1)[0]
     for steps, finished in ((0, False), (74, False), (75, True), (76, True)):
-        # 75 steps of 0.02 s are 1.5 s, which the product of floats may miss by a rounding.
         assert runtime.step(move, np.array([steps * DT])).finished[0] == finished
+    # A clock that adds up steps may miss 1.5 s by a rounding.
+    assert runtime.step(move, np.array([1.5 - 1e-9])).finished[0]
 
 
 def test_a_walking_policy_has_a_gait_phase_that_stands_still_at_zero():
@@ -383,6 +437,18 @@ def test_a_robot_that_follows_the_clip_exactly_sees_no_error_of_its_anchor(layou
             np.testing.assert_allclose(seen[58:61], 0.0, atol=1e-5)
         rot6d = seen[61:67] if state else seen[58:64]
         np.testing.assert_allclose(rot6d, [1, 0, 0, 1, 0, 0], atol=1e-5)
+
+
+def test_a_clip_whose_quaternions_change_sign_from_frame_to_frame_is_the_same_clip():
+    motion, contract = toy_motion("g1"), toy_contract("beyondmimic", "g1")
+    quat = np.array(motion.body_quat_wxyz)
+    quat[::2] *= -1.0
+    flipped = motion.replace(body_quat_wxyz=quat)
+    data = write_policy(toy_network(154, 29), contract, robot("g1"), flipped)
+    moves = sequence(12, 2)
+    expected = run(Runtime(toy_policy("beyondmimic", "g1"), JOINTS, 2), moves)
+    for a, b in zip(run(Runtime(Policy.from_bytes(data), JOINTS, 2), moves), expected, strict=True):
+        np.testing.assert_allclose(a.observation, b.observation, atol=1e-4)
 
 
 def test_an_attitude_and_its_negative_quaternion_give_the_same_step():

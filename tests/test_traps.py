@@ -18,7 +18,7 @@ from asap.export import adopt
 from asap.metrics import TrackedPoints
 from asap.motions import import_motion
 from asap.sim import CpuSimulation
-from asap.tracking import Reference, start_states
+from asap.tracking import Reference
 from asap_deploy import rotation
 from asap_deploy.observation import Measurement
 from asap_deploy.policy import Policy
@@ -141,8 +141,11 @@ def track(shared: Path, name: str, seconds: float) -> dict[str, Outcome]:
     points = TrackedPoints(body)
     reference = Reference(motion, body, points)
     sim = CpuSimulation(body, len(ROWS), threads=1)
-    start = start_states(reference.frame(0.0), body, len(ROWS), "none", np.random.default_rng(0))
-    sim.reset(np.arange(len(ROWS)), *start)
+    first = reference.frame(0.0)
+    qpos = np.tile(body.default_qpos(), (len(ROWS), 1))
+    qpos[:, :3], qpos[:, 3:7] = first.body_pos_w[0], first.body_quat_wxyz[0]
+    qpos[:, body.qpos_ids] = first.joint_pos
+    sim.reset(np.arange(len(ROWS)), qpos, np.zeros((len(ROWS), body.model.nv)))
     runtimes = [
         Runtime(policy, body.joint_names, evaluator=lambda o, f=f: policy.act(f(o[0])[None]))
         for f, _ in ROWS.values()

@@ -82,8 +82,8 @@ class Log:
             raise InputError(
                 f"log 'joint_pos' has shape {self.joint_pos.shape}, expected {(rows, joints)}"
             )
-        check_finite("time_s", self.time_s, self.source or "log", limit=1e12)
-        check_finite("joint_pos", self.joint_pos, self.source or "log")
+        check_finite("time_s", self.time_s, limit=1e12)
+        check_finite("joint_pos", self.joint_pos)
         steps = np.diff(self.time_s)
         if not (steps > 0.0).all():
             row = int(np.argmin(steps > 0.0)) + 1
@@ -108,7 +108,7 @@ class Log:
             valid = [*_CHANNELS, *_GAINS]
             raise InputError(f"log has unknown channel '{name}'{suggestion(name, valid)}")
         if array.dtype.kind == "f":
-            check_finite(name, array, self.source or "log")
+            check_finite(name, array)
         if name.endswith("quat_wxyz"):
             norm = np.linalg.norm(array, axis=-1)
             if np.abs(norm - 1.0).max() > 1e-2:

@@ -122,7 +122,7 @@ class Motion:
             if len(set(names)) != len(names):
                 raise InputError(f"motion has a {what} name twice: {sorted(names)}")
         for name in _ARRAYS:
-            check_finite(name, getattr(self, name), self.source or "motion")
+            check_finite(name, getattr(self, name))
         norm = np.linalg.norm(self.body_quat_wxyz, axis=-1)
         if np.abs(norm - 1.0).max() > 1e-3:
             raise InputError(

@@ -16,7 +16,7 @@ import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Union
 
 import numpy as np
 
@@ -128,7 +128,9 @@ def require_keys(
             )
 
 
-def check_finite(name: str, array: np.ndarray, path: PathLike, *, limit: float = 1e6) -> None:
+def check_finite(
+    name: str, array: np.ndarray, path: Optional[PathLike] = None, *, limit: float = 1e6
+) -> None:
     """Refuse NaN, infinity and absurdly large numbers.
 
     Raises:

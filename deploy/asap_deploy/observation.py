@@ -323,7 +323,8 @@ class ObservationBuilder:
         self._gather = layout.gather(sizes)
         # Present frame first, then the past, newest first: one row is one robot.
         frames = 1 + layout.history_length
-        self._frames = np.zeros((num_robots, frames * self.frame_width), np.float32)
+        self.frames = np.zeros((num_robots, frames * self.frame_width), np.float32)
+        """(N, frames * width): all that is remembered."""
 
     @property
     def width(self) -> int:
@@ -332,7 +333,7 @@ class ObservationBuilder:
 
     def reset(self, robot_ids: Optional[np.ndarray] = None) -> None:
         """Forget the past of these robots (all by default): it is zero, as in training."""
-        self._frames[slice(None) if robot_ids is None else robot_ids] = 0.0
+        self.frames[slice(None) if robot_ids is None else robot_ids] = 0.0
 
     def build(self, inputs: ObservationInputs) -> np.ndarray:
         """Observations (N, D) float32 of this step; the step then becomes the newest past frame.
@@ -345,12 +346,12 @@ class ObservationBuilder:
         """
         width = self.frame_width
         # The frame that was present becomes the newest past one; the oldest drops out.
-        self._frames[:, width:] = self._frames[:, :-width].copy()
+        self.frames[:, width:] = self.frames[:, :-width].copy()
         start = 0
         for term in self._terms:
             block = term.read(inputs)
             stop = start + block.shape[-1]
-            self._frames[:, start:stop] = block * term.scale
+            self.frames[:, start:stop] = block * term.scale
             start = stop
         assert start == width, f"terms gave {start} numbers, the layout has {width}"
-        return np.clip(self._frames[:, self._gather], -OBSERVATION_LIMIT, OBSERVATION_LIMIT)
+        return np.clip(self.frames[:, self._gather], -OBSERVATION_LIMIT, OBSERVATION_LIMIT)

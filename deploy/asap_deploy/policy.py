@@ -13,6 +13,7 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
+from asap_deploy import rotation
 from asap_deploy.contract import METADATA_KEY, PolicyContract
 from asap_deploy.errors import InputError
 from asap_deploy.observation import LAYOUTS
@@ -43,6 +44,11 @@ class ClipTable:
     """(T, 3) [m]"""
     anchor_quat_wxyz: np.ndarray
     """(T, 4)"""
+
+    def __post_init__(self) -> None:
+        """Take the signs out of the attitudes, which ``at`` blends number by number."""
+        for name in ("base_quat_wxyz", "anchor_quat_wxyz"):
+            object.__setattr__(self, name, rotation.continuous(getattr(self, name)))
 
     def at(self, table: np.ndarray, time_s: np.ndarray) -> np.ndarray:
         """Rows of ``table`` at times (N,) [s], linear between frames, held at the ends."""

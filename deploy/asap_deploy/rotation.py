@@ -148,6 +148,16 @@ def slerp(start: np.ndarray, end: np.ndarray, fraction: np.ndarray) -> np.ndarra
     return multiply(start, from_rotvec(np.asarray(fraction)[..., None] * turn))
 
 
+def continuous(quat: np.ndarray) -> np.ndarray:
+    """The same attitudes (T, 4) without changes of sign from row to row, fit to be blended.
+
+    A blend of q and -q, which are one rotation, passes through zero.
+    """
+    quat = np.asarray(quat)
+    flips = np.where(np.sum(quat[1:] * quat[:-1], axis=-1) < 0.0, -1.0, 1.0)
+    return np.concatenate([quat[:1], quat[1:] * np.cumprod(flips)[:, None]])
+
+
 def ang_vel_w(quat: np.ndarray, fps: float) -> np.ndarray:
     """Angular velocity of attitudes (T, ..., 4) at ``fps`` [Hz], in the world frame [rad/s].
 

@@ -12,11 +12,12 @@ A row whose measurement or action is not sane is refused from then on, until it 
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 
 from asap_deploy import rotation
+from asap_deploy.contract import PolicyContract
 from asap_deploy.errors import InputError, suggestion
 from asap_deploy.observation import (
     LAYOUTS,
@@ -27,13 +28,31 @@ from asap_deploy.observation import (
     ReferenceInput,
     Sizes,
 )
-from asap_deploy.policy import Evaluator, Policy
+from asap_deploy.policy import ClipTable, Evaluator
 
 QUAT_TOLERANCE = 0.02
 """A measured attitude whose norm is farther than this from 1 is refused."""
 
 MEASURED_LIMIT = 1e6
 """No sensor of a robot measures more, in any unit: such a row is refused like NaN."""
+
+
+class Runnable(Protocol):
+    """What a runtime needs of a policy; one that is still being trained has it too."""
+
+    @property
+    def contract(self) -> PolicyContract:
+        """What the policy assumes."""
+        ...
+
+    @property
+    def clip(self) -> Optional[ClipTable]:
+        """The clip that it tracks."""
+        ...
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """Actions (N, A) for observations (N, D) float32."""
+        ...
 
 
 class RuntimeStep(NamedTuple):
@@ -56,7 +75,7 @@ class RuntimeStep(NamedTuple):
 class Runtime:
     """Runs one policy on N robots."""
 
-    def __init__(self, policy: Policy, robot_joint_names: Sequence[str], num_robots: int = 1, *,
+    def __init__(self, policy: Runnable, robot_joint_names: Sequence[str], num_robots: int = 1, *,
                  evaluator: Optional[Evaluator] = None) -> None:  # fmt: skip
         """Match the robot's joints with the contract's by name.
 
@@ -114,6 +133,27 @@ class Runtime:
         self._last_target[rows] = self._default[self._to_robot]
         self.refused[rows] = False
         self._aligned[rows] = False
+
+    def snapshot(self) -> Dict[str, np.ndarray]:
+        """Everything that the next step depends on, copied."""
+        return {
+            "frames": self._builder.frames.copy(),
+            "last_action": self.last_action.copy(),
+            "last_target": self._last_target.copy(),
+            "refused": self.refused.copy(),
+            "aligned": self._aligned.copy(),
+            "turn": self._turn.copy(),
+            "origin": self._origin.copy(),
+        }
+
+    def restore(self, snapshot: Dict[str, np.ndarray]) -> None:
+        """Undo what happened since the snapshot."""
+        self._builder.frames[:] = snapshot["frames"]
+        self.last_action = snapshot["last_action"].copy()
+        self._last_target = snapshot["last_target"].copy()
+        self.refused = snapshot["refused"].copy()
+        self._aligned = snapshot["aligned"].copy()
+        self._turn, self._origin = snapshot["turn"].copy(), snapshot["origin"].copy()
 
     def start_joint_pos(self) -> np.ndarray:
         """Where the robot's joints should be when the clip begins (J,) [rad], robot order."""

@@ -4,7 +4,7 @@ It is the LQR of the model around its default pose, reduced to what the robot me
 and tracks clips that move the arms slowly: enough to try every part of the toolkit, and the
 reference that a trained policy has to beat.
 
-    motion = wave_motion(Robot.load("g1"))
+    motion = Motion.load("motions/g1/wave.npz")
     Path("wave.onnx").write_bytes(balance_policy(robot, motion, name="wave"))
 """
 
@@ -16,7 +16,6 @@ from scipy import linalg
 
 from asap import onnx_file
 from asap.export import make_contract, write_policy
-from asap.motions import motion_from_poses
 from asap.robot import Robot
 from asap_deploy.errors import InputError
 from asap_deploy.motion import Motion
@@ -25,43 +24,6 @@ from asap_deploy.observation import LAYOUTS, TERMS, Sizes
 LAYOUT = "asap"
 _SETTLE_S = 1.0
 """The robot is held upright for so long before it is linearised: the contacts are then loaded."""
-
-
-def wave_motion(robot: Robot, *, duration_s: float = 4.0, fps: float = 50.0) -> Motion:
-    """A clip of our own: the robot stands and waves with its right arm, then rests it again.
-
-    Args:
-        robot: With the arm joints of a G1.
-        duration_s: Of the clip [s].
-        fps: Frames per second [Hz].
-
-    Raises:
-        InputError: If the robot has no such arm.
-    """
-    frames = round(duration_s * fps) + 1
-    time_s = np.arange(frames) / fps
-    # Up and down again by a minimum-jerk ramp of 1.2 s; in between the elbow swings at 1 Hz.
-    ramp = np.clip(np.minimum(time_s, duration_s - time_s) / 1.2, 0.0, 1.0)
-    raised = ramp**3 * (10.0 - 15.0 * ramp + 6.0 * ramp**2)
-    swing = np.sin(2.0 * np.pi * (time_s - 1.2)) * raised
-    joint_pos = np.tile(robot.default_joint_pos, (frames, 1))
-    for name, lifted, swung in (
-        # Upper arm out to the side, turned until the forearm points up; the elbow waves.
-        ("right_shoulder_pitch_joint", -0.2, 0.0),
-        ("right_shoulder_roll_joint", -1.1, 0.0),
-        ("right_shoulder_yaw_joint", -1.4, 0.0),
-        ("right_elbow_joint", -0.5, 0.45),
-    ):
-        joint_pos[:, robot.joint_ids([name])[0]] += lifted * raised + swung * swing
-    base = robot.default_qpos()[:7]
-    return motion_from_poses(
-        robot,
-        np.tile(base[:3], (frames, 1)),
-        np.tile(base[3:], (frames, 1)),
-        joint_pos,
-        fps=fps,
-        source="made by asap.balance.wave_motion; Apache-2.0",
-    )
 
 
 def balance_policy(robot: Robot, motion: Motion, *, name: str) -> bytes:

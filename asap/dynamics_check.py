@@ -4,34 +4,38 @@ From positions follow velocities and accelerations, from these the wrench that t
 and the torques of the joints. Nothing is simulated.
 
     report = check_dynamics(Motion.load("clip.npz"), Robot.load("g1"))
-    report.problems            # ("left_knee_joint needs 171 Nm at 1.24 s (frame 62), its motor ...",)
+    report.problems            # ("left_knee_joint needs 171 Nm at 1.24 s (frame 62), its ...",)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import mujoco
 import numpy as np
-from scipy.ndimage import binary_erosion, gaussian_filter1d
-from scipy.optimize import nnls
+from scipy.ndimage import binary_erosion
 from scipy.spatial import ConvexHull, QhullError
 
 from asap.grounding import GRAVITY
+from asap.inverse_dynamics import (
+    FRICTION,
+    LEVER_M,
+    GroundWrench,
+    contact_forces,
+    ground_wrench,
+    outline,
+    self_depth,
+    sole_points,
+)
 from asap.robot import Robot
 from asap.rollout import qpos_of_motion
 from asap_deploy.errors import InputError
 from asap_deploy.motion import Motion
 from asap_deploy.rotation import rotate
 
-FRICTION = 0.8
 MAX_FORCE = 4.0
 """Times the weight."""
-
-SMOOTHING_S = 0.014
-"""Width of the Gaussian over accelerations [s]: less than a frame at 50 Hz."""
 
 CONTACT_HEIGHT_M = 0.005
 LOADED = 0.1
@@ -48,11 +52,7 @@ MAX_FLIGHT_SPIN = 0.5
 
 MAX_SELF_DEPTH_M = 0.005
 MAX_GAP = 0.05
-_LEVER_M = 0.1
-"""A moment counts as a force at this distance where both are added up [m]."""
-
-_EDGES = 8
-"""Of the pyramid that stands for a friction cone when the wrench is shared between the feet."""
+"""What the soles may fail to give, in shares of the weight."""
 
 
 class DynamicsReport(NamedTuple):
@@ -81,94 +81,6 @@ class DynamicsReport(NamedTuple):
     self_depth_mm: float
     """How deep bodies are inside each other beyond the first frame's, at most"""
     problems: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroundWrench:
-    """What the floor has to give at each of T frames."""
-
-    force_w: np.ndarray
-    """(T, 3) [N]"""
-    zmp_w: np.ndarray
-    """(T, 2) where it has no moment about x and y [m]; meaningless where force_w[:, 2] is small"""
-    moment_w: np.ndarray
-    """(T, 3) about the origin [Nm]"""
-    generalized: np.ndarray
-    """(T, nv) forces without any contact [N], [Nm]"""
-    com_acc_w: np.ndarray
-    """(T, 3) [m/s^2]"""
-    spin_w: np.ndarray
-    """(T, 3) angular momentum about the centre of mass [kg m^2/s]"""
-
-
-def ground_wrench(motion: Motion, robot: Robot) -> GroundWrench:
-    """Inverse dynamics of a motion without contacts: the base's share is what the floor must give.
-
-    Args:
-        motion: The clip, on this robot.
-        robot: A robot with a free base.
-
-    Returns:
-        The wrench and what it was made of.
-    """
-    qpos = qpos_of_motion(robot, motion)
-    model = robot.spec().compile()
-    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_CONSTRAINT)
-    data, frames, dt = mujoco.MjData(model), len(qpos), 1.0 / motion.fps
-    steps = np.empty((frames - 1, model.nv))
-    for row, a, b in zip(steps, qpos[:-1], qpos[1:], strict=True):
-        mujoco.mj_differentiatePos(model, row, dt, a, b)
-    # At the ends the robot rests: it neither moves before the first frame nor after the last.
-    rest = np.zeros((1, model.nv))
-    half = np.concatenate([rest, steps, rest])
-    velocity = 0.5 * (half[1:] + half[:-1])
-    acceleration = gaussian_filter1d(
-        np.diff(half, axis=0) / dt, SMOOTHING_S * motion.fps, axis=0, mode="nearest"
-    )
-    generalized, spin = np.empty((frames, model.nv)), np.empty((frames, 3))
-    place, turn = np.empty((frames, 3)), np.empty((frames, 4))
-    base = model.body(robot.base_name).id
-    for k in range(frames):
-        data.qpos[:], data.qvel[:], data.qacc[:] = qpos[k], velocity[k], acceleration[k]
-        mujoco.mj_inverse(model, data)
-        mujoco.mj_subtreeVel(model, data)
-        generalized[k], spin[k] = data.qfrc_inverse, data.subtree_angmom[base]
-        place[k], turn[k] = data.xpos[base], data.xquat[base]
-    # Forces on the base are in the world frame, moments in the base's own: turn them.
-    force = generalized[:, :3]
-    moment = rotate(turn, generalized[:, 3:6]) + np.cross(place, force)
-    vertical = np.where(np.abs(force[:, 2]) > 1e-6, force[:, 2], 1e-6)
-    zmp = np.column_stack([-moment[:, 1], moment[:, 0]]) / vertical[:, None]
-    com_acc = force / model.body_mass.sum() - [0.0, 0.0, GRAVITY]
-    return GroundWrench(force_w=force, zmp_w=zmp, moment_w=moment, generalized=generalized,
-                        com_acc_w=com_acc, spin_w=spin)  # fmt: skip
-
-
-def sole_points(robot: Robot) -> tuple[np.ndarray, ...]:
-    """For each foot, points (P, 3) in its frame where it can touch the floor [m].
-
-    Ends of capsules, corners of boxes, centres of spheres, all lowered by their radius; other
-    shapes count with their centre only.
-    """
-    model, found = robot.model, []
-    for foot, geoms in zip(robot.foot_names, robot.foot_geom_ids, strict=True):
-        points = []
-        for geom in geoms:
-            if model.geom_bodyid[geom] != model.body(foot).id:
-                continue
-            size, kind = model.geom_size[geom], model.geom_type[geom]
-            corners, radius = np.zeros((1, 3)), 0.0
-            if kind == mujoco.mjtGeom.mjGEOM_CAPSULE:
-                corners, radius = np.array([[0.0, 0.0, size[1]], [0.0, 0.0, -size[1]]]), size[0]
-            elif kind == mujoco.mjtGeom.mjGEOM_BOX:
-                signs = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3), axis=-1).reshape(-1, 3)
-                corners = signs * size
-            elif kind == mujoco.mjtGeom.mjGEOM_SPHERE:
-                radius = size[0]
-            placed = model.geom_pos[geom] + rotate(model.geom_quat[geom], corners)
-            points.append(placed - [0.0, 0.0, radius])
-        found.append(np.concatenate(points))
-    return tuple(found)
 
 
 class _Clip(NamedTuple):
@@ -212,9 +124,9 @@ def check_dynamics(motion: Motion, robot: Robot) -> DynamicsReport:
     joint = int(fraction.max(axis=0).argmax())
     flight_acc, flight_spin = _flight_deviations(clip)
     problems = [
-        *_force_problems(clip, force, friction), *_gap_problems(clip, gap), *_support_problems(clip, margin_mm),
-        *_flight_problems(clip, flight_acc, flight_spin), *_torque_problems(clip, fraction),
-        *_self_problems(clip, depth_mm),
+        *_force_problems(clip, force, friction), *_gap_problems(clip, gap),
+        *_support_problems(clip, margin_mm), *_flight_problems(clip, flight_acc, flight_spin),
+        *_torque_problems(clip, fraction), *_self_problems(clip, depth_mm),
     ]  # fmt: skip
     return DynamicsReport(
         zmp_margin_mm=_quantile(margin_mm[clip.loaded]),
@@ -282,7 +194,9 @@ def _friction(clip: _Clip) -> np.ndarray:
 
 def _flight_deviations(clip: _Clip) -> tuple[np.ndarray, np.ndarray]:
     """(T,) each: distance from free fall [m/s^2], and from the flight's mean spin; 0 on ground."""
-    acc = np.linalg.norm(clip.wrench.com_acc_w + [0.0, 0.0, GRAVITY], axis=1) * clip.flying
+    acc = (
+        np.linalg.norm(clip.wrench.com_acc_w + np.array([0.0, 0.0, GRAVITY]), axis=1) * clip.flying
+    )
     spin = np.zeros(len(acc))
     for start, stop in _runs(clip.flying):
         here = clip.wrench.spin_w[start:stop]
@@ -291,12 +205,7 @@ def _flight_deviations(clip: _Clip) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shared_between_feet(clip: _Clip) -> tuple[np.ndarray, np.ndarray]:
-    """Joint torque over limit (T, J), and how far the soles fail to give the wrench (T,).
-
-    Forces lie in the friction cones of the points that touch; of all that add up to the wrench,
-    nearly the smallest are taken (non-negative least squares with a small cost on forces). What
-    they cannot add up to is the gap, in shares of the weight; a moment counts as a force at 10 cm.
-    """
+    """Joint torque / limit (T, J), and what the soles cannot give of the wrench / weight (T,)."""
     robot, model = clip.robot, clip.robot.model
     data, qpos = mujoco.MjData(model), qpos_of_motion(robot, clip.motion)
     feet = [model.body(name).id for name in robot.foot_names]
@@ -306,80 +215,13 @@ def _shared_between_feet(clip: _Clip) -> tuple[np.ndarray, np.ndarray]:
         data.qpos[:] = qpos[k]
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
-        owner, points = _outline(clip, k)
-        forces, gap[k] = _contact_forces(clip.wrench.force_w[k], clip.wrench.moment_w[k], points)
+        soles = [outline(clip.points_w[k, i][clip.touching[k, i]]) for i in range(2)]
+        points, owner = np.concatenate(soles), np.repeat([0, 1], [len(sole) for sole in soles])
+        forces, gap[k] = contact_forces(clip.wrench.force_w[k], clip.wrench.moment_w[k], points)
         for foot, point, force in zip(owner, points, forces, strict=True):
             mujoco.mj_jac(model, data, jacobian, None, point, feet[foot])
             torque[k] -= (force @ jacobian)[robot.qvel_ids]
     return np.abs(torque) / robot.torque_limit, gap / clip.weight
-
-
-def _contact_forces(
-    force: np.ndarray, moment: np.ndarray, points: np.ndarray
-) -> tuple[np.ndarray, float]:
-    """Forces (P, 3) at points that add up to a wrench about the origin, and what is missing [N]."""
-    angles = np.arange(_EDGES) * 2.0 * np.pi / _EDGES
-    cone = np.column_stack([FRICTION * np.cos(angles), FRICTION * np.sin(angles), np.ones(_EDGES)])
-    middle = points.mean(axis=0)
-    rays = np.tile(cone, (len(points), 1))
-    arms = np.repeat(points - middle, _EDGES, axis=0)
-    maps = np.vstack([rays.T, np.cross(arms, rays).T / _LEVER_M])
-    wrench = np.concatenate([force, (moment - np.cross(middle, force)) / _LEVER_M])
-    small = 1e-3 * np.eye(maps.shape[1])
-    share, _ = nnls(np.vstack([maps, small]), np.append(wrench, np.zeros(maps.shape[1])))
-    forces = (share[:, None] * rays).reshape(len(points), _EDGES, 3).sum(axis=1)
-    return forces, float(np.linalg.norm(maps @ share - wrench))
-
-
-def _outline(clip: _Clip, frame: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each foot's touching points, the outermost all around: which foot, where."""
-    owner, found = [], []
-    for foot in range(2):
-        points = clip.points_w[frame, foot][clip.touching[frame, foot]]
-        if len(points):
-            angles = np.arange(_EDGES) * 2.0 * np.pi / _EDGES + 0.2
-            around = np.array([np.cos(angles), np.sin(angles)])
-            corners = points[np.unique((points[:, :2] @ around).argmax(axis=0))]
-            found.append(corners)
-            owner += [foot] * len(corners)
-    return np.array(owner), np.concatenate(found)
-
-
-def self_depth(motion: Motion, robot: Robot) -> np.ndarray:
-    """How deep bodies that are no neighbours are inside each other, beyond the default pose.
-
-    Args:
-        motion: The clip.
-        robot: The robot; all its collision shapes count, whatever its simulation leaves out.
-
-    Returns:
-        (T,) [m], 0 where nothing meets.
-    """
-    spec = robot.spec()
-    for geom in spec.geoms:
-        if geom.contype or geom.conaffinity or geom.group == 3:
-            geom.contype, geom.conaffinity = 1, 1
-    model = spec.compile()
-    data = mujoco.MjData(model)
-
-    def depths(qpos: np.ndarray) -> dict[tuple[int, int], float]:
-        data.qpos[:] = qpos
-        mujoco.mj_kinematics(model, data)
-        mujoco.mj_collision(model, data)
-        found: dict[tuple[int, int], float] = {}
-        for contact in data.contact:
-            pair = int(contact.geom1), int(contact.geom2)
-            bodies = model.geom_bodyid[list(pair)]
-            if bodies.all():  # not the floor
-                found[pair] = max(found.get(pair, 0.0), -float(contact.dist))
-        return found
-
-    usual = depths(robot.default_qpos())
-    result = np.zeros(motion.num_frames)
-    for k, qpos in enumerate(qpos_of_motion(robot, motion)):
-        beyond = [deep - usual.get(pair, 0.0) for pair, deep in depths(qpos).items()]
-        result[k] = max([0.0, *beyond])
-    return result
 
 
 def _force_problems(clip: _Clip, force: np.ndarray, friction: np.ndarray) -> Iterator[str]:
@@ -410,7 +252,7 @@ def _gap_problems(clip: _Clip, gap: np.ndarray) -> Iterator[str]:
         yield (
             f"the soles cannot give force and moment at {_at(clip, frame)}: "
             f"{gap[frame]:.2f} times the weight is missing (a moment counts as a force at "
-            f"{100 * _LEVER_M:.0f} cm)"
+            f"{100 * LEVER_M:.0f} cm)"
         )
 
 
@@ -435,8 +277,8 @@ def _flight_problems(clip: _Clip, acc: np.ndarray, spin: np.ndarray) -> Iterator
         )
     if spin.max() > MAX_FLIGHT_SPIN:
         yield (
-            f"in the air the angular momentum changes by {spin.max():.2f} kg m^2/s, with nothing to "
-            f"turn against, at {_at(clip, int(spin.argmax()))}"
+            f"in the air the angular momentum changes by {spin.max():.2f} kg m^2/s, with nothing "
+            f"to turn against, at {_at(clip, int(spin.argmax()))}"
         )
 
 

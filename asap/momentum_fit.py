@@ -159,7 +159,7 @@ class _Fit:
         self.mass, self.dt = float(self.model.body_mass.sum()), 1.0 / plan.fps
         self.base = self.model.body(robot.base_name).id
         self.feet = [self.model.body(name).id for name in robot.foot_names]
-        self.flying = ~plan.contact.any(axis=1)
+        self.flying = np.asarray(~plan.contact.any(axis=1))
         self.posture = _per_joint(robot, weights.posture, weights.leg_posture)
         self.smooth = _per_joint(robot, weights.acc, weights.leg_acc)
 

@@ -48,6 +48,7 @@ def network(
         std: (D,) divided by.
         limit: Normalised inputs are clipped to +- this; not at all by default.
     """
+    assert (mean is None) == (std is None), "a normalisation needs both mean and std"
     nodes: list[onnx.NodeProto] = []
     weights: dict[str, np.ndarray] = {}
     value = INPUT

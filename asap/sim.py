@@ -11,12 +11,13 @@ everything that is read afterwards describes the new state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import mujoco
 import numpy as np
 from mujoco.batch import Batch, SimulationError
 
+from asap.live_views import columns, live
 from asap.robot import Robot
 from asap.sim_protocol import Simulation as Simulation
 from asap.sim_spec import (
@@ -240,59 +241,59 @@ class CpuSimulation:
     @property
     def joint_pos(self) -> np.ndarray:
         """(N, J) [rad]."""
-        return _live(self._qpos, self._qpos_columns)
+        return live(self._qpos, self._qpos_columns)
 
     @property
     def joint_vel(self) -> np.ndarray:
         """(N, J) [rad/s]."""
-        return _live(self._qvel, self._qvel_columns)
+        return live(self._qvel, self._qvel_columns)
 
     @property
     def joint_torque(self) -> np.ndarray:
         """(N, J) of the motors in the last physics step, limits applied [Nm]."""
-        return _live(self._joint_torque)
+        return live(self._joint_torque)
 
     @property
     def base_pos_w(self) -> np.ndarray:
         """(N, 3) [m]; zeros for a robot that is bolted down."""
-        return _live(self._base_qpos, slice(0, 3))
+        return live(self._base_qpos, slice(0, 3))
 
     @property
     def base_quat_wxyz(self) -> np.ndarray:
         """(N, 4); identity for a robot that is bolted down."""
-        return _live(self._base_qpos, slice(3, 7))
+        return live(self._base_qpos, slice(3, 7))
 
     @property
     def base_lin_vel_w(self) -> np.ndarray:
         """(N, 3), in the world frame [m/s]; zeros for a robot that is bolted down."""
-        return _live(self._base_qvel, slice(0, 3))
+        return live(self._base_qvel, slice(0, 3))
 
     @property
     def base_ang_vel_b(self) -> np.ndarray:
         """(N, 3), in the base frame [rad/s]; zeros for a robot that is bolted down."""
         # MuJoCo keeps qvel[3:6] in the body's frame, unlike qvel[0:3]: rotating it again by the
         # base attitude makes a policy fall as soon as the robot turns.
-        return _live(self._base_qvel, slice(3, 6))
+        return live(self._base_qvel, slice(3, 6))
 
     @property
     def body_pos_w(self) -> np.ndarray:
         """(N, B, 3) in the order of ``robot.body_names`` [m]."""
-        return _live(self._xpos, self._body_columns)
+        return live(self._xpos, self._body_columns)
 
     @property
     def body_quat_wxyz(self) -> np.ndarray:
         """(N, B, 4) in the order of ``robot.body_names``."""
-        return _live(self._xquat, self._body_columns)
+        return live(self._xquat, self._body_columns)
 
     @property
     def foot_contact_force(self) -> np.ndarray:
         """(N, 2) vertical force of the floor on each foot in the last physics step [N]."""
-        return _live(self._foot_force)
+        return live(self._foot_force)
 
     @property
     def failed(self) -> np.ndarray:
         """(N,) bool: blown up, frozen in the default pose until reset."""
-        return _live(self._failed)
+        return live(self._failed)
 
     @property
     def num_failures(self) -> int:
@@ -323,9 +324,9 @@ class CpuSimulation:
         self._actuator_force = batch.bind("actuator_force")
         self._sensordata = batch.bind("sensordata")
         self._disable = batch.expand("opt.disableflags")
-        self._qpos_columns = _columns(robot.qpos_ids)
-        self._qvel_columns = _columns(robot.qvel_ids)
-        self._body_columns = _columns([model.body(name).id for name in robot.body_names])
+        self._qpos_columns = columns(robot.qpos_ids)
+        self._qvel_columns = columns(robot.qvel_ids)
+        self._body_columns = columns([model.body(name).id for name in robot.body_names])
         sensors = [model.sensor(force_sensor_name(foot)) for foot in robot.foot_names]
         self._force_ids = np.array([s.adr[0] + 2 for s in sensors], dtype=np.intp)
         self._joint_torque = np.zeros(self._actuator_force.shape)
@@ -388,21 +389,6 @@ class CpuSimulation:
         self._rest(np.flatnonzero(bad))
         self._failed |= bad
         self._num_failures += int(bad.sum())
-
-
-def _columns(ids: Sequence[int] | np.ndarray) -> slice | np.ndarray:
-    """Ids as a slice where they follow each other, so that indexing is a view."""
-    first = int(ids[0])
-    if np.array_equal(ids, np.arange(first, first + len(ids))):
-        return slice(first, first + len(ids))
-    return np.asarray(ids)
-
-
-def _live(array: np.ndarray, columns: slice | np.ndarray = slice(None)) -> np.ndarray:
-    """Columns of an array, read-only: a view where they follow each other."""
-    view = array[:, columns] if array.ndim > 1 else array[:]
-    view.flags.writeable = False
-    return view
 
 
 def _ids_of_errors(call: Callable[[], None]) -> np.ndarray:

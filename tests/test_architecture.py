@@ -22,7 +22,8 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap_deploy.policy",
     "asap_deploy.runtime",
     "asap_deploy.golden",
-    "asap.results asap.safe_pickle asap.onnx_file asap.robot_file asap.camera asap.curriculum",
+    "asap.results asap.safe_pickle asap.onnx_file asap.robot_file asap.camera asap.curriculum "
+    "asap.live_views",
     "asap.robot_mjcf asap.motion_formats asap.picture",
     "asap.robot_spec asap.recording",
     "asap.robot_fields asap.robot_soles asap.robot_check",

@@ -1,4 +1,4 @@
-"""The authors' policies and clips in our simulator: robot, motion, observation and physics at once."""
+"""The published policies and clips in our simulator: robot, motion, observation and physics."""
 
 from __future__ import annotations
 

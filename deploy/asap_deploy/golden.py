@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, Dict, Union
@@ -24,6 +25,7 @@ from asap_deploy.onnx_graph import MAX_BYTES
 from asap_deploy.policy import Evaluator, Policy
 from asap_deploy.runtime import Runtime, RuntimeStep
 
+CONTRACT_HASH = "contract_sha256"
 MIN_STEPS, MAX_STEPS = 16, 1000
 STEPS = 20
 OBSERVATION_TOLERANCE = 1e-4
@@ -95,7 +97,10 @@ def record(policy: Policy, seed: int = 0) -> str:
     vectors["observation"] = np.concatenate([step.observation for step in steps])
     vectors["action"] = np.concatenate([step.action for step in steps])
     vectors["joint_pos_target"] = np.concatenate([step.joint_pos_target for step in steps])
-    return json.dumps({name: _pack(array) for name, array in vectors.items()}, sort_keys=True)
+    packed: Dict[str, Any] = {name: _pack(array) for name, array in vectors.items()}
+    # Vectors cannot show gains and limits, which act in the motors: their text is hashed.
+    packed[CONTRACT_HASH] = _contract_hash(policy)
+    return json.dumps(packed, sort_keys=True)
 
 
 def verify(policy: Policy) -> float:
@@ -136,6 +141,11 @@ def verify(policy: Policy) -> float:
                     "after its export or this machine computes wrongly"
                 )
             worst = max(worst, difference if name == "action" else 0.0)
+    if _stored_hash(text) != _contract_hash(policy):
+        raise InputError(
+            "the contract was changed after the policy was exported: its hash is not the recorded "
+            "one; export the policy again"
+        )
     return worst
 
 
@@ -148,6 +158,19 @@ def _replay(policy: Policy, vectors: Dict[str, np.ndarray], evaluator: Evaluator
         step: RuntimeStep = runtime.step(measurement, np.array([time_s]))
         steps.append(step)
     return steps
+
+
+def _contract_hash(policy: Policy) -> str:
+    """Of the contract's text as this program writes it."""
+    return hashlib.sha256(policy.contract.to_json().encode()).hexdigest()
+
+
+def _stored_hash(text: str) -> Any:
+    """The hash among the golden vectors."""
+    try:
+        return json.loads(text)[CONTRACT_HASH]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(f"golden vectors of the policy are damaged: {error}") from None
 
 
 def _pack(array: np.ndarray) -> Dict[str, Any]:
@@ -176,6 +199,8 @@ def _unpack(policy: Policy, text: str) -> Dict[str, np.ndarray]:
         raw = json.loads(text)
         vectors = {}
         for name, entry in raw.items():
+            if name == CONTRACT_HASH:
+                continue
             if entry["dtype"] not in ("<f4", "<f8"):
                 raise ValueError(f"{name} has type {entry['dtype']}")
             data = base64.b64decode(entry["data"], validate=True)

@@ -216,8 +216,11 @@ class Runtime:
         return RuntimeStep(target, action, nothing, phase, self.refused.copy(), finished)
 
     def _rows(self, time_s: np.ndarray) -> np.ndarray:
-        """Times as one number for each robot."""
-        return np.broadcast_to(np.asarray(time_s, dtype=float), (self.num_robots,))
+        """Times as one number for each robot; a robot without a time is refused."""
+        times = np.broadcast_to(np.asarray(time_s, dtype=float), (self.num_robots,))
+        known = np.isfinite(times)
+        self.refused = self.refused | ~known
+        return np.where(known, times, 0.0)
 
     def _accept(self, measurement: Measurement) -> Measurement:
         """Refuse rows that are not sane; they compute on with harmless numbers, unseen.
@@ -270,7 +273,8 @@ class Runtime:
             clip = self.policy.clip
             assert clip is not None
             # The joint positions that the clip has when this command has acted.
-            target = clip.at(clip.joint_pos, time_s + self.contract.control_dt)
+            moving = clip.at(clip.joint_pos, time_s + self.contract.control_dt)
+            target[:, self._actions] = moving[:, self._actions]
         target[:, self._actions] += self._scale * action
         if self.contract.clip_target_to_limits:
             target = np.clip(target, self._lower, self._upper)

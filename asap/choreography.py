@@ -42,13 +42,6 @@ class Swing(NamedTuple):
     """The foot's place in a frame at x, y that turns with yaw: a jump turns about its middle"""
 
 
-class Flight(NamedTuple):
-    """Nothing touches the floor from ``start_s`` to ``end_s``."""
-
-    start_s: float
-    end_s: float
-
-
 class Script:
     """Key poses of one clip. Heights, leans and joints are offsets from the default pose."""
 
@@ -73,7 +66,7 @@ class Script:
         self._joints: dict[str, list[Key]] = {}
         self._weight: list[Key] = []
         self._swings: list[Swing] = []
-        self._flights: list[Flight] = []
+        self._takeoffs: list[float] = []
         self._home = _home(robot)
         self._place = [np.append(foot, 0.0) for foot in self._home.foot_pos[:, :2]]  # x, y, yaw
 
@@ -163,27 +156,29 @@ class Script:
             (land_s + push_s, -dip, 0.0, low_acc),
             (land_s + push_s + 1.4 * dip_s, 0.0),
         )
-        self._flights.append(Flight(takeoff_s, land_s))
-        old = self._place.copy()
-        middle, target, new = self._moved(forward, left, turn)
+        self._takeoffs.append(takeoff_s)
         apex = GRAVITY * flight_s**2 / 8.0 + tuck
-        middle_s, pull = takeoff_s + 0.5 * flight_s, GRAVITY
-        for foot in feet:
-            i = FEET.index(foot)
-            ends = zip((*middle, old[i][2]), (*target, new[i][2]), strict=True)
-            keys = [(Key(takeoff_s, a), Key(land_s, b)) for a, b in ends]
-            arm = rotate(from_yaw(-old[i][2]), np.append(old[i][:2] - middle, 0.0))
-            # The soles follow the body at once: legs that still push would have to be longer.
-            up = (Key(takeoff_s, 0.0, 0.0, pull), Key(middle_s, apex), Key(land_s, 0.0, 0.0, pull))
-            self._swings.append(
-                Swing(i, takeoff_s, land_s, (keys[0], keys[1], up, keys[2]), (arm[0], arm[1]))
-            )
-            self._place[i] = new[i]
+        self._fly([FEET.index(foot) for foot in feet], takeoff_s, land_s, apex,
+                  self._moved(forward, left, turn))  # fmt: skip
 
-    def _moved(
-        self, forward: float, left: float, turn: float
-    ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """The middle of the feet before and after a jump, and where the feet land."""
+    def _fly(
+        self, feet: list[int], takeoff_s: float, land_s: float, apex: float, way: _Way
+    ) -> None:
+        """Carry feet through the air, round the middle between them."""
+        # The soles follow the body at once: legs that still push would have to be longer.
+        leave, land = Key(takeoff_s, 0.0, 0.0, GRAVITY), Key(land_s, 0.0, 0.0, GRAVITY)
+        up = (leave, Key(0.5 * (takeoff_s + land_s), apex), land)
+        for i in feet:
+            old, new = self._place[i], way.places[i]
+            ends = zip((*way.middle, old[2]), (*way.target, new[2]), strict=True)
+            x, y, heading = ((Key(takeoff_s, a), Key(land_s, b)) for a, b in ends)
+            arm = rotate(from_yaw(-old[2]), np.append(old[:2] - way.middle, 0.0))
+            swing = Swing(i, takeoff_s, land_s, (x, y, up, heading), (arm[0], arm[1]))
+            self._swings.append(swing)
+            self._place[i] = new
+
+    def _moved(self, forward: float, left: float, turn: float) -> _Way:
+        """Where a jump leads, seen from where the feet stand now."""
         middle = np.mean([place[:2] for place in self._place], axis=0)
         heading = np.mean([place[2] for place in self._place])
         target = middle + rotate(from_yaw(heading), np.array([forward, left, 0.0]))[:2]
@@ -191,7 +186,7 @@ class Script:
         for place in self._place:
             arm = rotate(spin, np.append(place[:2] - middle, 0.0))[:2]
             new.append(np.append(target + arm, place[2] + turn))
-        return middle, target, new
+        return _Way(middle, target, new)
 
     def plan(self) -> Plan:
         """Everything at every frame."""
@@ -244,8 +239,7 @@ class Script:
 
     def _weight_keys(self) -> list[Key]:
         """The weight goes to the other foot before one lifts, and back to both after the last."""
-        takeoffs = [flight.start_s for flight in self._flights]
-        lone = sorted((s for s in self._swings if s.start_s not in takeoffs),
+        lone = sorted((s for s in self._swings if s.start_s not in self._takeoffs),
                       key=lambda swing: swing.start_s)  # fmt: skip
         keys = [Key(0.0, 0.0)]
         for before, swing in zip([None, *lone], lone, strict=False):
@@ -258,6 +252,17 @@ class Script:
         if lone:
             keys.append(Key(lone[-1].end_s + SHIFT_S, 0.0))
         return keys
+
+
+class _Way(NamedTuple):
+    """Where a jump leads."""
+
+    middle: np.ndarray
+    """(2,) between the feet before [m]"""
+    target: np.ndarray
+    """(2,) between the feet after [m]"""
+    places: list[np.ndarray]
+    """Of each foot after: x, y [m] and yaw [rad]"""
 
 
 class _Home(NamedTuple):

@@ -26,7 +26,7 @@ class MotionsMake(Common):
     """Robot that shall move; with the joints of a G1."""
     clip: tuple[str, ...] = ()
     """Names of clips; all by default."""
-    out: Path = Path("motions/g1")
+    out: Path = Path("runs/motions")
     """Folder to write to."""
 
     def run(self, progress: Progress) -> Outcome:

@@ -115,13 +115,11 @@ def check_dynamics(motion: Motion, robot: Robot) -> DynamicsReport:
         InputError: If the robot is no free biped or the motion lacks its joints.
     """
     clip = _clip(motion, robot)
-    margin_mm = 1e3 * _support_margin(clip)
+    margin_mm, friction = 1e3 * _support_margin(clip), _friction(clip)
     force = clip.wrench.force_w[:, 2] / clip.weight
-    friction = _friction(clip)
     fraction, gap = _shared_between_feet(clip)
     depth_mm = 1e3 * self_depth(motion, robot)
-    standing = clip.touching.any(axis=(1, 2))
-    joint = int(fraction.max(axis=0).argmax())
+    standing, joint = clip.touching.any(axis=(1, 2)), int(fraction.max(axis=0).argmax())
     flight_acc, flight_spin = _flight_deviations(clip)
     problems = [
         *_force_problems(clip, force, friction), *_gap_problems(clip, gap),

@@ -61,17 +61,8 @@ def ground_wrench(motion: Motion, robot: Robot) -> GroundWrench:
     qpos = qpos_of_motion(robot, motion)
     model = robot.spec().compile()
     model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_CONSTRAINT)
-    data, frames, dt = mujoco.MjData(model), len(qpos), 1.0 / motion.fps
-    steps = np.empty((frames - 1, model.nv))
-    for row, a, b in zip(steps, qpos[:-1], qpos[1:], strict=True):
-        mujoco.mj_differentiatePos(model, row, dt, a, b)
-    # At the ends the robot rests: it neither moves before the first frame nor after the last.
-    rest = np.zeros((1, model.nv))
-    half = np.concatenate([rest, steps, rest])
-    velocity = 0.5 * (half[1:] + half[:-1])
-    acceleration = gaussian_filter1d(
-        np.diff(half, axis=0) / dt, SMOOTHING_S * motion.fps, axis=0, mode="nearest"
-    )
+    data, frames = mujoco.MjData(model), len(qpos)
+    velocity, acceleration = _derivatives(model, qpos, motion.fps)
     generalized, spin = np.empty((frames, model.nv)), np.empty((frames, 3))
     place, turn = np.empty((frames, 3)), np.empty((frames, 4))
     base = model.body(robot.base_name).id
@@ -89,6 +80,21 @@ def ground_wrench(motion: Motion, robot: Robot) -> GroundWrench:
     com_acc = force / model.body_mass.sum() - np.array([0.0, 0.0, GRAVITY])
     return GroundWrench(force_w=force, zmp_w=zmp, moment_w=moment, generalized=generalized,
                         com_acc_w=com_acc, spin_w=spin)  # fmt: skip
+
+
+def _derivatives(
+    model: mujoco.MjModel, qpos: np.ndarray, fps: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Velocities and accelerations (T, nv) of poses by differences, the latter smoothed."""
+    steps = np.empty((len(qpos) - 1, model.nv))
+    for row, a, b in zip(steps, qpos[:-1], qpos[1:], strict=True):
+        mujoco.mj_differentiatePos(model, row, 1.0 / fps, a, b)
+    # Before the first frame and after the last it moves on as it does there.
+    half = np.concatenate([steps[:1], steps, steps[-1:]])
+    acceleration = gaussian_filter1d(
+        np.diff(half, axis=0) * fps, SMOOTHING_S * fps, axis=0, mode="nearest"
+    )
+    return 0.5 * (half[1:] + half[:-1]), acceleration
 
 
 def sole_points(robot: Robot) -> tuple[np.ndarray, ...]:

@@ -22,12 +22,11 @@ from asap.whole_body import solve_poses
 from asap_deploy.errors import InputError, suggestion
 from asap_deploy.motion import Motion
 
-
 _BINARY_PLACES = {
-    "joint_pos": 20, "joint_vel": 14, "body_pos_w": 17, "body_quat_wxyz": 17,
+    "joint_pos": 20, "joint_vel": 14, "body_pos_w": 22, "body_quat_wxyz": 20,
     "body_lin_vel_w": 13, "body_ang_vel_w": 12,
 }  # fmt: skip
-"""Digits kept behind the binary point: 1e-6 rad, 8e-6 m, 1e-4 m/s, 2e-4 rad/s."""
+"""Digits kept behind the binary point: 1e-6 rad, 2e-7 m, 1e-4 m/s, 2e-4 rad/s."""
 
 
 class Clip(NamedTuple):
@@ -71,7 +70,7 @@ def perform(script: Script, *, source: str) -> Motion:
 
 
 def _rounded(motion: Motion) -> Motion:
-    """Numbers as fine as anyone can use: files then take a quarter of the space."""
+    """Numbers as fine as anyone can use: files then take a third of the space."""
     rounded = {
         name: np.round(getattr(motion, name) * 2.0**bits) * 2.0**-bits
         for name, bits in _BINARY_PLACES.items()

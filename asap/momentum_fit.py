@@ -26,7 +26,7 @@ from scipy.linalg import solveh_banded
 from asap.grounding import GRAVITY
 from asap.motion_plan import Plan
 from asap.robot import Robot
-from asap.whole_body import changes
+from asap.whole_body import changes, leg_dofs
 from asap_deploy.rotation import conjugate, multiply, to_rotvec
 
 SPEED_MARGIN = 0.75
@@ -295,8 +295,7 @@ def _per_joint(robot: Robot, upper: float, legs: float) -> np.ndarray:
     """(nv,): none for the base's place, which follows from feet and centre of mass."""
     result = np.full(robot.model.nv, upper)
     result[:3] = 0.0
-    names = [name for name in robot.joint_names if any(p in name for p in ("hip", "knee", "ankle"))]
-    result[robot.qvel_ids[robot.joint_ids(names)]] = legs
+    result[leg_dofs(robot)] = legs
     return result
 
 

@@ -38,50 +38,52 @@ def solve_poses(robot: Robot, plan: Plan) -> np.ndarray:
     except ImportError:
         raise InputError("making motions needs mink: pip install 'asap-toolkit[motions]'") from None
     model = robot.model
-    feet = [
-        mink.FrameTask(name, "body", position_cost=20.0, orientation_cost=5.0)
-        for name in robot.foot_names
-    ]
+    # Costs of a frame task: of its position, of its attitude.
+    feet = [mink.FrameTask(name, "body", 20.0, 5.0) for name in robot.foot_names]
     com = mink.ComTask(cost=5.0)
-    base = mink.FrameTask(robot.base_name, "body", position_cost=0.0, orientation_cost=1.0)
+    base = mink.FrameTask(robot.base_name, "body", 0.0, 1.0)
     posture = mink.PostureTask(model, cost=_posture_cost(robot))
     tasks, limits = [*feet, com, base, posture], [mink.ConfigurationLimit(model)]
     configuration = mink.Configuration(model, q=robot.default_qpos())
     target = robot.default_qpos()
     result = np.empty((len(plan.joint_pos), model.nq))
     for frame in range(len(result)):
-        for foot, task in enumerate(feet):
-            quat, pos = plan.foot_quat_wxyz[frame, foot], plan.foot_pos_w[frame, foot]
-            task.set_target(mink.SE3(np.concatenate([quat, pos])))
+        poses = np.concatenate([plan.foot_quat_wxyz[frame], plan.foot_pos_w[frame]], axis=1)
+        for pose, task in zip(poses, feet, strict=True):
+            task.set_target(mink.SE3(pose))
         com.set_target(plan.com_w[frame])
         base.set_target(mink.SE3(np.concatenate([plan.base_quat_wxyz[frame], np.zeros(3)])))
         target[robot.qpos_ids] = plan.joint_pos[frame]
         posture.set_target(target)
         for _ in range(_STEPS if frame else _FIRST_STEPS):
-            velocity = mink.solve_ik(
-                configuration, tasks, 1.0, solver="daqp", damping=1e-6, limits=limits
-            )
-            configuration.integrate_inplace(velocity, 1.0)
+            step = mink.solve_ik(configuration, tasks, 1.0, "daqp", 1e-6, limits=limits)
+            configuration.integrate_inplace(step, 1.0)
         result[frame] = configuration.q
     return result
+
+
+def leg_dofs(robot: Robot) -> np.ndarray:
+    """Places in qvel of the joints between the base and the feet."""
+    found: list[int] = []
+    model = robot.model
+    for foot in robot.foot_names:
+        body = model.body(foot).id
+        while model.body(body).name != robot.base_name:
+            first = int(model.body_dofadr[body])
+            found += range(first, first + int(model.body_dofnum[body]))
+            body = model.body_parentid[body]
+    return np.array(sorted(found))
 
 
 def _posture_cost(robot: Robot) -> np.ndarray:
     """Cost (nv,) of leaving the preferred posture: legs follow the feet, the rest should not."""
     cost = np.full(robot.model.nv, 3.0)
-    cost[:6] = 0.0
-    for foot in robot.foot_names:
-        body = int(robot.model.body(foot).id)
-        while body:
-            first, count = int(robot.model.body_dofadr[body]), int(robot.model.body_dofnum[body])
-            if robot.model.body(body).name != robot.base_name:
-                cost[first : first + count] = 0.02
-            body = int(robot.model.body_parentid[body])
+    cost[:6], cost[leg_dofs(robot)] = 0.0, 0.02
     return cost
 
 
 def changes(model: mujoco.MjModel, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The steps (T, nv) from poses (T, nq) to others: what ``mj_integratePos`` would undo."""
+    """The steps (T, nv) that lead from poses (T, nq) to others."""
     result = np.empty((len(before), model.nv))
     for row, a, b in zip(result, before, after, strict=True):
         mujoco.mj_differentiatePos(model, row, 1.0, a, b)

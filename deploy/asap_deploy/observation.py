@@ -266,6 +266,8 @@ class ObservationLayout:
 # Terms of the ASAP layouts stand in alphabetical order: so did the original sort them.
 _ASAP = ("actions", "base_ang_vel", "dof_pos", "dof_vel", HISTORY, "projected_gravity",
          "ref_motion_phase")  # fmt: skip
+# The same without the past: a fifth of the inputs, for training on few cores.
+_PROPRIOCEPTION = tuple(term for term in _ASAP if term != HISTORY)
 _ASAP_LOCO = ("actions", "base_ang_vel", "command_ang_vel", "command_base_height",
               "command_lin_vel", "command_stand", "cos_phase", "dof_pos", "dof_vel", HISTORY,
               "projected_gravity", "ref_upper_dof_pos", "sin_phase")  # fmt: skip
@@ -278,6 +280,7 @@ LAYOUTS: Dict[str, ObservationLayout] = {
     layout.name: layout
     for layout in (
         ObservationLayout("asap", _ASAP, history_length=4, observes_all_joints=False),
+        ObservationLayout("proprioception", _PROPRIOCEPTION, observes_all_joints=False),
         ObservationLayout(
             "asap-loco", _ASAP_LOCO, history_length=4, needs_command=True, gait_period_s=0.9
         ),

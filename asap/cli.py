@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from asap import __version__, cli_bench, cli_data, cli_policy, cli_train, results
+from asap import __version__, cli_bench, cli_data, cli_motions, cli_policy, cli_train, results
 from asap.cli_common import BAD_INPUT, INTERRUPTED, Common
 from asap_deploy.errors import InputError, suggestion
 
@@ -33,6 +33,7 @@ COMMANDS: dict[str, type[Common]] = {
     "motions list": cli_data.MotionsList,
     "motions check": cli_data.MotionsCheck,
     "motions convert": cli_data.MotionsConvert,
+    "motions make": cli_motions.MotionsMake,
     "evaluate": cli_policy.Evaluate,
     "export": cli_policy.Export,
     "view": cli_policy.View,

@@ -55,14 +55,17 @@ class RobotsView(Common):
 
     def run(self, progress: Progress) -> Outcome:
         """Draw it."""
+        from asap.sheet import robot_picture
         from asap.visualize import view_robot  # rerun takes a second to import
 
         if self.view is None and self.png is None:
             raise InputError("nothing to write: give --png FILE.png or --view FILE.rrd")
         robot = Robot.load(self.robot)
+        if self.png is not None:
+            robot_picture(robot, self.png)
+        if self.view is not None:
+            view_robot(robot, self.view)
         written = [path for path in (self.png, self.view) if path is not None]
-        for path in written:
-            view_robot(robot, path)
         return Outcome(
             result={"robot": robot.name, "written": written},
             shown=[f"{robot.name}: wrote {', '.join(map(str, written))}"],

@@ -18,7 +18,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from asap.camera import Camera
-from asap.picture import DEFAULT_LOOK, VISUAL, Look, posed, render, spheres
+from asap.picture import (
+    COLLISION,
+    DEFAULT_LOOK,
+    VISUAL,
+    Look,
+    posed,
+    render,
+    spheres,
+    write_png,
+)
+from asap.robot import Robot
 from asap.rollout import Rollout
 from asap_deploy.errors import InputError
 from asap_deploy.npz import write_atomic
@@ -100,6 +110,28 @@ def contact_sheet(
     write_atomic(
         path, lambda stream: figure.savefig(stream, format="png", metadata={"Software": None})
     )
+
+
+def robot_picture(robot: Robot, path: str | Path, *, look: Look = DEFAULT_LOOK) -> None:
+    """Write a PNG of a robot in its default pose: from the front, the side, and as it collides.
+
+    Args:
+        robot: Any robot.
+        path: The PNG file, written at once or not at all.
+        look: Colours and quality of the pictures.
+    """
+    data = posed(robot.model, robot.default_qpos())
+    width, height = 360, 520
+    views = []
+    for azimuth_deg, groups in ((180.0, VISUAL), (120.0, VISUAL), (120.0, COLLISION)):
+        centers_w, radii = spheres(robot.model, data, groups)
+        if len(radii) == 0:  # a stranger's robot may have one kind of shapes only
+            continue
+        camera = Camera.framing(centers_w, radii, aspect=width / height, azimuth_deg=azimuth_deg)
+        views.append(render(robot.model, data, camera, width, height, groups, look=look))
+    if not views:
+        raise InputError(f"robot '{robot.name}' has no shape to draw", file=robot.folder)
+    write_png(path, np.concatenate(views, axis=1))
 
 
 def frame_indices(rollout: Rollout, columns: int) -> np.ndarray:

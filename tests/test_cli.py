@@ -97,7 +97,10 @@ def test_pictures_and_recordings_are_written_where_asked(tmp_path: Path) -> None
     assert png.read_bytes().startswith(b"\x89PNG")
     assert rrd.stat().st_size > 100_000
     assert main(["view", "--motion", "wave", "--view", str(rrd), "--quiet"]) == 0
-    assert main(["robots", "view", "g1", "--png", str(png), "--quiet"]) == 0
+    for robot in ("g1", "g1:asap"):
+        png.unlink()
+        assert main(["robots", "view", robot, "--png", str(png), "--quiet"]) == 0
+        assert png.read_bytes().startswith(b"\x89PNG")
 
 
 def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -328,4 +328,13 @@ def test_parts_can_be_made_by_hand():
         AnchorLink(pos=(0.0, 0.0, 0.0), quat_wxyz=(1.0, 0.0, 0.0))
     facts = ClipFacts("wave", "00", 30.0, 46, 1.5)
     assert facts.phase_lead_s == 0.0
-    assert set(LAYOUTS) == {"asap", "asap-loco", "beyondmimic", "beyondmimic-state"}
+    assert set(LAYOUTS) == {
+        "asap", "asap-loco", "beyondmimic", "beyondmimic-state", "proprioception",
+    }  # fmt: skip
+
+
+def test_a_key_that_stands_twice_is_refused():
+    text = toy_contract().to_json()
+    twice = text[:-1] + ', "layout": "asap"}'
+    with pytest.raises(InputError, match="the key 'layout' stands twice"):
+        PolicyContract.from_json(twice)

@@ -149,7 +149,9 @@ class PolicyContract:
             InputError: On broken JSON, unknown or missing keys, wrong types or bad values.
         """
         try:
-            raw = json.loads(text, parse_constant=_refuse_constant)
+            raw = json.loads(
+                text, parse_constant=_refuse_constant, object_pairs_hook=_each_key_once
+            )
         except (ValueError, RecursionError) as error:
             raise InputError(f"policy contract is not valid JSON: {error}") from None
         version = raw.get("schema_version") if isinstance(raw, dict) else None
@@ -259,6 +261,16 @@ class PolicyContract:
 def _refuse_constant(name: str) -> float:
     """NaN and Infinity are no JSON, whatever Python's reader thinks."""
     raise ValueError(f"{name} is not a number that a contract may hold")
+
+
+def _each_key_once(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    """JSON lets a key stand twice; which one would count is nobody's decision."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key '{twice}' stands twice")
+    return found
 
 
 _TEXT, _WHOLE, _NUMBER, _FLAG = str, int, float, bool

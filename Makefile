@@ -17,9 +17,9 @@ setup: .venv/.installed
 	touch $@
 
 demo: setup
-	$(BIN)/asap evaluate --robot g1 --policy policies/g1/wave.onnx --motion wave --episodes 16 \
-		--png runs/demo/wave.png --view runs/demo/wave.rrd --json runs/demo/wave.json
-	@echo "Look at runs/demo/wave.png, or at the recording with: $(BIN)/rerun runs/demo/wave.rrd"
+	$(BIN)/asap evaluate --robot g1 --policy policies/g1/squat.onnx --motion squat --episodes 64 \
+		--png runs/demo/squat.png --view runs/demo/squat.rrd --json runs/demo/squat.json
+	@echo "Look at runs/demo/squat.png, or at the recording with: $(BIN)/rerun runs/demo/squat.rrd"
 
 test: setup
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -32,11 +32,11 @@ from asap_deploy.errors import InputError
 class PpoConfig:
     """How PPO learns."""
 
-    horizon: int = 24
+    horizon: int = 16
     """Steps of each environment in an iteration."""
     minibatches: int = 4
     """Parts that an iteration's samples are split into."""
-    epochs: int = 5
+    epochs: int = 3
     """Passes over them."""
     gamma: float = 0.97
     """Discount."""
@@ -55,11 +55,11 @@ class PpoConfig:
     """Gradients longer than this are shortened."""
     learning_rate: float = 1e-3
     """At the start."""
-    target_kl: float = 0.012
+    target_kl: float = 0.02
     """The learning rate falls above twice, and rises below half of this."""
     learning_rate_bounds: tuple[float, float] = (1e-5, 3e-3)
     """Smallest and largest learning rate."""
-    log_std: float = -0.7
+    log_std: float = -1.0
     """Logarithm of the initial standard deviation of actions."""
     actor: tuple[int, ...] = (256, 256, 128)
     """Hidden layers."""

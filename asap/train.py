@@ -90,6 +90,10 @@ class TrainConfig:
                 noise_scale=1.0,
             ),
             ppo=PpoConfig(
+                horizon=24,
+                epochs=5,
+                target_kl=0.01,
+                reward_scale=1.0,
                 gamma=0.99,
                 entropy=0.01,
                 log_std=float(np.log(0.8)),

@@ -264,7 +264,7 @@ def test_a_described_file_brings_its_own_gains_by_joint_name():
 @pytest.mark.parametrize(
     ("data", "arguments", "text"),
     [
-        (foreign(), {"layout": None}, "name its observation with --layout (asap, proprioception, asap-loco, "),
+        (foreign(), {"layout": None}, "name its observation with --layout (asap, propriocep"),
         (foreign(), {"layout": "asab"}, "no observation layout 'asab' (did you mean 'asap'?)"),
         (foreign(), {"motion": False}, "layout 'asap' tracks a motion: give its clip with --mo"),
         (foreign(381), {}, "takes 381 numbers, layout 'asap' has asap 380 for 23 joints and "),

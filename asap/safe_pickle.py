@@ -25,10 +25,10 @@ import numpy as np
 
 from asap_deploy.errors import InputError
 
-MAX_BYTES = 256 << 20
+MAX_BYTES = 64 << 20
 """Largest file, and largest content after decompression [bytes]."""
 
-MAX_INSTRUCTIONS = 1_000_000
+MAX_INSTRUCTIONS = 300_000
 """Instructions of the pickle machine; an array takes about 40."""
 
 MAX_DEPTH = 24

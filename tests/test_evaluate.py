@@ -155,3 +155,17 @@ def test_a_policy_carries_its_clip_and_refuses_another(robot: Robot, tmp_path: P
     short = shipped._replace(motion=cut, name="short")
     with pytest.raises(InputError, match=r"tracks 'wave' of 4.00 s, motion 'short' lasts 3.00 s"):
         open_policy(POLICY, robot, short, None)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PROJECT / "policies").glob("*/*.onnx")), ids=lambda p: p.stem
+)
+def test_every_policy_that_ships_tracks_the_clip_that_it_carries(path: Path) -> None:
+    policy = load_policy(path)
+    robot = Robot.load(policy.contract.robot)
+    opened = open_policy(path, robot, None, None)
+    assert opened.motion is not None
+    case = Case(opened.policy, opened.motion, opened.name)
+    overall = evaluate([case], robot, EvaluateConfig(episodes=2)).overall
+    assert overall["success_rate"].value == 1.0
+    assert overall["mpjpe_mm"].value < 80.0

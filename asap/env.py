@@ -177,8 +177,9 @@ class TrackingEnv:
         self.sim.step(command.joint_pos_target)
         self.frame += 1
         state, reference = self._state(), self._reference()
-        effort = Effort(command.action, last_action, self.sim.joint_torque,
-                        self.sim.foot_contact_force, self._sets.feet)  # fmt: skip
+        effort = Effort(
+            command.action, last_action, self.sim.joint_torque, self.sim.foot_contact_force
+        )
         context = Context(state, reference, effort, self._sets, self._limits)
         reward, facts = total_reward(
             context, self.config.reward, control_dt=self.robot.control_dt,

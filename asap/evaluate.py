@@ -257,8 +257,8 @@ class _Recorder:
         """Note one frame of episode 0."""
         row = {
             "time_s": np.float64(time_s),
-            "qpos": self._qpos(sim.base_pos_w[0], sim.base_quat_wxyz[0], sim.joint_pos[0]),
-            "reference_qpos": self._qpos(
+            "qpos": self._robot.qpos(sim.base_pos_w[0], sim.base_quat_wxyz[0], sim.joint_pos[0]),
+            "reference_qpos": self._robot.qpos(
                 frame.body_pos_w[0], frame.body_quat_wxyz[0], frame.joint_pos
             ),
             "joint_pos_target": target[0].copy(),
@@ -273,12 +273,6 @@ class _Recorder:
         """The episode as arrays."""
         arrays = {name: np.array(values) for name, values in self._rows.items()}
         return Rollout(robot=self._robot, title=self._title, **arrays)
-
-    def _qpos(self, base_pos: np.ndarray, base_quat: np.ndarray, joints: np.ndarray) -> np.ndarray:
-        qpos = self._robot.model.qpos0.copy()
-        qpos[:3], qpos[3:7] = base_pos, base_quat
-        qpos[self._robot.qpos_ids] = joints
-        return qpos
 
 
 def _push(sim: CpuSimulation, step: int, control_dt: float, config: EvaluateConfig,

@@ -55,8 +55,6 @@ class Effort(NamedTuple):
     """(N, J) [Nm]"""
     foot_force: np.ndarray
     """(N, 2) vertical [N]"""
-    feet: tuple[int, int]
-    """Places of the feet among the points."""
 
 
 class PointSets(NamedTuple):
@@ -343,11 +341,6 @@ def total_reward(
         total += term.weight * control_dt * value
         means[name] = float(value.mean())
     return total, means
-
-
-def uses(config: RewardConfig, *names: str) -> bool:
-    """True if any of these terms counts; what nobody reads need not be computed."""
-    return any(getattr(config, name).weight != 0.0 for name in names)
 
 
 assert {f.name for f in dataclasses.fields(RewardConfig)} == {*TRACKING, *COSTS, "termination"}

@@ -98,7 +98,4 @@ def start_states(
         # A start inside the floor would be thrown up by the contact: lift it onto the floor.
         clearance = robot.sole_clearance(*robot.forward_kinematics(base_pos, base_quat, joint_pos))
         base_pos[:, 2] += np.maximum(0.0, -clearance.min(axis=1))
-    qpos = np.tile(robot.model.qpos0, (count, 1))
-    qpos[:, :3], qpos[:, 3:7] = base_pos, base_quat
-    qpos[:, robot.qpos_ids] = joint_pos
-    return qpos, qvel
+    return robot.qpos(base_pos, base_quat, joint_pos), qvel

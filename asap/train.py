@@ -1,7 +1,7 @@
 """Training a tracker from nothing, or on from a policy, without ever losing a run.
 
-A run is a folder: ``config.json``, ``metrics.jsonl``, ``checkpoint.pt``, ``policy.onnx`` and
-``result.json``. A checkpoint holds everything that the next step depends on, so a resumed run
+A run is a folder: ``config.json``, ``metrics.jsonl``, ``checkpoint.pt`` and ``policy.onnx``, the
+best one so far. A checkpoint holds everything that the next step depends on, so a resumed run
 continues to the bit: 5 iterations, a kill and 5 more give what 10 give.
 
     trainer = Trainer(robot, clip, TrainConfig(minutes=10), Path("runs/pretrain/squat"))

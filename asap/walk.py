@@ -144,11 +144,8 @@ def _command(config: WalkConfig) -> Command:
 
 def _frame(sim: CpuSimulation, robot: Robot, target: np.ndarray) -> dict[str, np.ndarray]:
     """What is kept of episode 0."""
-    qpos = robot.model.qpos0.copy()
-    qpos[:3], qpos[3:7] = sim.base_pos_w[0], sim.base_quat_wxyz[0]
-    qpos[robot.qpos_ids] = sim.joint_pos[0]
     return {
-        "qpos": qpos,
+        "qpos": robot.qpos(sim.base_pos_w[0], sim.base_quat_wxyz[0], sim.joint_pos[0]),
         "joint_pos_target": target[0].copy(),
         "joint_torque": sim.joint_torque[0].copy(),
         "contact_force": sim.foot_contact_force[0].copy(),

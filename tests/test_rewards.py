@@ -48,7 +48,7 @@ def _state(rows: int = 2) -> TrackingState:
 def _effort(rows: int = 2) -> Effort:
     actions, joints = len(ROBOT.action_joint_names), len(ROBOT.joint_names)
     zero = np.zeros((rows, actions))
-    return Effort(zero, zero, np.zeros((rows, joints)), np.zeros((rows, 2)), SETS.feet)
+    return Effort(zero, zero, np.zeros((rows, joints)), np.zeros((rows, 2)))
 
 
 def _context(state: TrackingState, effort: Effort | None = None) -> Context:

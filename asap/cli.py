@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(name: str, command: Common, console: Console) -> int:
     """Run a command, print what it shows and write its JSON."""
     started = time.perf_counter()
-    with _progress(name, quiet=command.quiet) as report:
+    with _progress(name, quiet=command.quiet or command.draws) as report:
         outcome = command.run(report)
     wall_s = time.perf_counter() - started
     if not command.quiet:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -26,6 +26,8 @@ Progress = Callable[[float], None]
 class Common:
     """Options that every command has."""
 
+    draws: ClassVar[bool] = False
+    """The command shows its progress itself."""
     seed: int = 0
     """Of everything random."""
     json: Path | None = None

@@ -4,36 +4,48 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from asap.cli_common import INTERRUPTED, Common, Outcome, Progress, show, table
-from asap.inputs import open_motion
+from asap.cli_progress import TrainingProgress, plan_of
+from asap.inputs import open_motion, open_policy
 from asap.metrics import ERROR_NAMES
 from asap.robot import Robot
 from asap.train import POLICY, TrainConfig, Trainer
 
 Config = TypeVar("Config")
+_AGAIN_S = 1.0
+"""A Ctrl-C so long after another is a second one [s]."""
+
 PRESETS: dict[str, Callable[[], TrainConfig]] = {"cpu": TrainConfig, "paper": TrainConfig.paper}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(Common):
-    """Train a motion tracker from nothing, on CPU cores.
+    """Train a motion tracker on CPU cores, from nothing or on from a policy.
 
     The actor sees proprioception and phase, the critic also the motion and the whole state. A run
     is a folder; Ctrl-C saves it, --resume continues it to the bit. The result is the best policy
-    of all evaluations on the way, exported with its contract.
+    of all evaluations on the way, exported with its contract. Curves are in metrics.jsonl, and for
+    TensorBoard, which is installed by itself: tensorboard --logdir FOLDER.
     """
 
+    draws: ClassVar[bool] = True
     motion: Path
     """Clip to track: a file of any known format, or the name of a clip of ours."""
     robot: str = "g1"
     """Robot or variant, or a folder with a robot.toml."""
+    init: Path | None = None
+    """ONNX file of a policy to start from, also another toolkit's: its network, observation, gains
+    and offset stay, and at first the critic learns alone (--train.ppo.critic-warmup)."""
+    layout: str | None = None
+    """Observation layout of an --init file that carries no contract."""
     out: Path | None = None
     """Folder of the run; runs/pretrain/<time>-<seed> by default."""
     resume: bool = False
@@ -53,11 +65,16 @@ class Pretrain(Common):
         config = dataclasses.replace(config, seed=self.seed)
         stamp = time.strftime("%Y%m%d-%H%M%S")
         run_dir = self.out or Path("runs") / "pretrain" / f"{stamp}-{self.seed}"
-        trainer = Trainer(robot, clip, config, run_dir, resume=self.resume)
-        with _stop_requests() as stopped:
-            result = trainer.run(
-                lambda report: progress(report.steps / report.total_steps), stopped
-            )
+        init, inputs = None, [clip.path]
+        if self.init is not None:
+            init = open_policy(self.init, robot, clip, self.layout).policy
+            inputs.append(self.init)
+        trainer = Trainer(robot, clip, config, run_dir, resume=self.resume, init=init)
+        with (
+            TrainingProgress(plan_of(trainer), quiet=self.quiet) as shown,
+            _stop_requests(shown.stopping) as stopped,
+        ):
+            result = trainer.run(lambda report: shown.update(report.steps, report.facts), stopped)
         facts: dict[str, Any] = {
             "run_dir": run_dir,
             "steps": result.steps,
@@ -65,14 +82,17 @@ class Pretrain(Common):
             "steps_per_s": result.steps / max(result.wall_s, 1e-9),
         }
         if result.evaluation is None:
-            again = f"stopped after {result.steps} steps; continue with --resume --out {run_dir}"
-            return Outcome(result=facts, shown=[again], inputs=[clip.path], status=INTERRUPTED)
+            again = (
+                f"stopped after {result.steps} steps; to continue, give the same options with "
+                f"--resume --out {run_dir}"
+            )
+            return Outcome(result=facts, shown=[again], inputs=inputs, status=INTERRUPTED)
         overall = result.evaluation.overall
         facts |= {"onnx": run_dir / POLICY, "evaluation": result.evaluation.as_dict()}
         rows = [[name, show(overall[name], 2)] for name in ("success_rate", *ERROR_NAMES)]
         title = f"{run_dir / POLICY}: {result.steps} steps in {result.wall_s / 60:.1f} minutes"
         return Outcome(result=facts, shown=[table(title, ["256 noisy episodes", ""], rows)],
-                       inputs=[clip.path])  # fmt: skip
+                       inputs=inputs)  # fmt: skip
 
 
 def overlaid(preset: Config, given: Config, default: Config) -> Config:
@@ -89,11 +109,26 @@ def overlaid(preset: Config, given: Config, default: Config) -> Config:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask to stop; the iteration that runs is finished and saved first."""
-    asked = []
-    names = (signal.SIGINT, signal.SIGTERM)
-    before = {name: signal.signal(name, lambda *_: asked.append(True)) for name in names}
+def _stop_requests(asked_first: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C, SIGTERM and a closed terminal ask to stop; the iteration is finished and saved first.
+
+    A second Ctrl-C does not want to wait: the run stops at once, at its last checkpoint.
+    """
+    asked: list[float] = []
+    names = [signal.SIGINT, signal.SIGTERM]
+    # Under nohup a closed terminal is no reason to stop.
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        names.append(signal.SIGHUP)
+
+    def ask(number: int, frame: object) -> None:
+        now = time.monotonic()
+        # Wrappers pass on the Ctrl-C that the terminal already sent: that is one request.
+        if asked and number == signal.SIGINT and now - asked[0] > _AGAIN_S:
+            raise KeyboardInterrupt
+        asked.append(now)
+        asked_first()
+
+    before = {name: signal.signal(name, ask) for name in names}
     try:
         yield lambda: bool(asked)
     finally:

@@ -21,6 +21,7 @@ import torch
 from asap.curriculum import Curriculum, CurriculumConfig
 from asap.export import make_clip_table, make_contract
 from asap.metrics import TrackedPoints
+from asap.randomize import RandomizeConfig, Randomizer
 from asap.rewards import (
     Context,
     Effort,
@@ -32,7 +33,8 @@ from asap.rewards import (
 )
 from asap.robot import Robot
 from asap.sim import CpuSimulation
-from asap.tracking import Reference, start_states
+from asap.starts import StartConfig, StartSampler
+from asap.tracking import Reference
 from asap_deploy import rotation
 from asap_deploy.contract import PolicyContract
 from asap_deploy.motion import Motion, MotionFrame
@@ -73,10 +75,8 @@ class EnvConfig:
     """What the action is added to: ``reference`` (the clip) or ``default`` (the default pose)."""
     reward: RewardConfig = field(default_factory=RewardConfig.cpu)
     """Terms with weights and widths."""
-    start_noise: float = 1.0
-    """Largest multiple of the original's start noise; every episode draws its own up to this."""
-    start_at_first: float = 0.25
-    """Fraction of episodes that begin with the clip; the others begin anywhere in it."""
+    start: StartConfig = field(default_factory=StartConfig)
+    """Where episodes begin, and with how much noise."""
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     """How far any point may be from the motion, how much costs count, and how both change."""
     fail_tilt: float = 0.8
@@ -89,6 +89,8 @@ class EnvConfig:
     """Kick of the base in a random horizontal direction [m/s]."""
     push_interval_s: float = 5.0
     """Mean time between kicks [s]."""
+    randomize: RandomizeConfig = field(default_factory=RandomizeConfig)
+    """How much the robots differ from the model, anew in every episode."""
     soft_limit: float = 0.95
     """Part of the joints' ranges, speeds and torques beyond which costs begin."""
 
@@ -129,16 +131,25 @@ class TrackingEnv:
         *,
         motion_name: str = "",
         threads: int = 0,
+        contract: PolicyContract | None = None,
     ) -> None:
-        """Make the simulations; ``reset`` starts them."""
+        """Make the simulations; ``reset`` starts them.
+
+        Training on from a policy hands in its contract; by default it is one for this robot.
+        """
         self.robot, self.config, self.num_envs, self.rng = robot, config, num_envs, rng
-        self.sim = CpuSimulation(robot, num_envs, threads=threads)
-        self.contract = make_contract(
+        self.sim = CpuSimulation(
+            robot, num_envs, threads=threads, max_delay_s=config.randomize.max_delay_s
+        )
+        self.randomizer = Randomizer(self.sim, config.randomize, rng)
+        self.contract = contract or make_contract(
             robot, LAYOUTS[config.layout], motion, motion_name=motion_name,
             offset_mode=config.offset_mode,
         )  # fmt: skip
         network = _Network(self.contract, make_clip_table(self.contract, robot, motion))
         self.runtime = Runtime(network, robot.joint_names, num_envs)
+        self._commanded = robot.joint_ids(self.contract.action_joint_names)
+        self._action_scale = np.array(self.contract.action_scale)
         self._points = TrackedPoints(robot)
         self._sets = point_sets(robot, self._points)
         reference = Reference(motion, robot, self._points)
@@ -147,13 +158,17 @@ class TrackingEnv:
         self._frames = reference.frame(times)
         self._table = self._reference_table(self._frames)
         self._limits = soft_limits(robot, config.soft_limit)
+        self.starts = StartSampler(config.start, self._frames, robot, num_envs, rng)
         self.frame = np.zeros(num_envs, dtype=np.intp)
         """(N,) frame of the clip that each environment is in."""
         self.episode_steps = np.zeros(num_envs, dtype=np.intp)
         """(N,) control steps since the episode began."""
         self.curriculum = Curriculum(config.curriculum)
-        self._previous_points = np.zeros((num_envs, len(self._points.names), 3))
-        self._previous_quat = np.zeros((num_envs, len(self._points.names), 4))
+        self._points_w = np.zeros((num_envs, len(self._points.names), 3))
+        self._links_quat = np.zeros((num_envs, len(self._points.names), 4))
+        # Attitudes of 27 links cost as much as all other terms: only where a term reads them.
+        turning = ("body_rot", "body_ang_vel", "feet_tilt", "feet_heading")
+        self._turns = any(getattr(config.reward, name).weight != 0.0 for name in turning)
 
     @property
     def time_s(self) -> np.ndarray:
@@ -202,18 +217,26 @@ class TrackingEnv:
         self.episode_steps += 1
         if terminated.any():
             self.curriculum.update(self.episode_steps[terminated])
+            self.starts.learn(np.flatnonzero(failed & ~self.sim.failed))
             self._start(np.flatnonzero(terminated))
         return Transition(self._observe(), reward.astype(np.float32), terminated, facts)
+
+    def action_of(self, joint_pos_target: np.ndarray) -> np.ndarray:
+        """The action (N, A) that commands these PD targets (N, J) in the coming step."""
+        offset = self.runtime.offset(self.time_s)
+        return (joint_pos_target - offset)[:, self._commanded] / self._action_scale
 
     def snapshot(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors and texts."""
         arrays = {
             "frame": self.frame,
             "episode_steps": self.episode_steps,
-            "previous_points": self._previous_points,
-            "previous_quat": self._previous_quat,
+            "points_w": self._points_w,
+            "links_quat": self._links_quat,
             **{f"sim.{name}": array for name, array in self.sim.snapshot().items()},
             **{f"runtime.{name}": array for name, array in self.runtime.snapshot().items()},
+            **{f"starts.{name}": array for name, array in self.starts.snapshot().items()},
+            **{f"randomize.{name}": array for name, array in self.randomizer.snapshot().items()},
         }
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
         rng = json.dumps(self.rng.bit_generator.state)
@@ -223,36 +246,29 @@ class TrackingEnv:
         """Undo what happened since the snapshot."""
         arrays = {name: tensor.numpy() for name, tensor in state["arrays"].items()}
         self.frame, self.episode_steps = arrays.pop("frame"), arrays.pop("episode_steps")
-        self._previous_points = arrays.pop("previous_points")
-        self._previous_quat = arrays.pop("previous_quat")
-        for part in (self.sim, self.runtime):
-            prefix = "sim." if part is self.sim else "runtime."
+        self._points_w = arrays.pop("points_w")
+        self._links_quat = arrays.pop("links_quat")
+        for prefix, part in (
+            ("sim.", self.sim), ("runtime.", self.runtime), ("starts.", self.starts),
+            ("randomize.", self.randomizer),
+        ):  # fmt: skip
             own = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
             part.restore(own)
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.curriculum.restore(state["curriculum"])
 
     def _start(self, env_ids: np.ndarray) -> None:
-        """Begin episodes: at the first frame or anywhere, with as much noise as is drawn."""
-        config, count = self.config, len(env_ids)
-        anywhere = self.rng.integers(0, self.last_frame, count)
-        first = self.rng.random(count) < config.start_at_first
-        self.frame[env_ids] = np.where(first, 0, anywhere)
+        """Begin episodes."""
+        start = self.starts.draw(env_ids)
+        self.frame[env_ids] = start.frame
         self.episode_steps[env_ids] = 0
-        rows = self.frame[env_ids]
-        frames = MotionFrame(*(array[rows] for array in self._frames))
-        noise = config.start_noise * self.rng.random(count)
-        qpos, qvel = start_states(frames, self.robot, self.rng, noise=noise, at_rest=False)
-        # On the real robot a clip begins at rest.
-        rest = first & (self.rng.random(count) < 0.5)
-        qvel[rest] = 0.0
-        self.sim.reset(env_ids, qpos, qvel)
+        self.randomizer.draw(env_ids)
+        self.sim.reset(env_ids, start.qpos, start.qvel)
         self.runtime.reset(env_ids)
-        points, quat = self._point_poses()
-        dt = self.robot.control_dt
-        velocity = self._table.points_lin_vel_w[rows]
-        self._previous_points[env_ids] = points[env_ids] - dt * velocity
-        self._previous_quat[env_ids] = quat[env_ids]
+        pos, quat = self.sim.body_pos_w[env_ids], self.sim.body_quat_wxyz[env_ids]
+        self._points_w[env_ids] = self._points.positions(pos, quat)
+        if self._turns:
+            self._links_quat[env_ids] = self._points.attitudes(quat)
 
     def _failed(self, state: TrackingState, distance: np.ndarray) -> np.ndarray:
         """(N,) episodes that cannot go on."""
@@ -273,28 +289,24 @@ class TrackingEnv:
         env_ids = np.flatnonzero(chosen)
         self.sim.push(env_ids, config.push_speed * kick[env_ids])
 
-    def _point_poses(self) -> tuple[np.ndarray, np.ndarray]:
-        """Positions (N, P, 3) of the points and attitudes (N, P, 4) of their links."""
-        quat = self.sim.body_quat_wxyz
-        return self._points.positions(self.sim.body_pos_w, quat), self._points.attitudes(quat)
-
     def _state(self) -> TrackingState:
         """The robots; velocities of points are those of the last control step."""
-        points, quat = self._point_poses()
-        dt = self.robot.control_dt
-        velocity = (points - self._previous_points) / dt
-        turn = rotation.multiply(quat, rotation.conjugate(self._previous_quat))
-        ang_vel = 2.0 * turn[..., 1:] * np.where(turn[..., :1] < 0.0, -1.0, 1.0) / dt
-        self._previous_points, self._previous_quat = points, quat
+        dt, before, quat_before = self.robot.control_dt, self._points_w, self._links_quat
+        body_quat = self.sim.body_quat_wxyz
+        self._points_w = self._points.positions(self.sim.body_pos_w, body_quat)
+        ang_vel = np.broadcast_to(0.0, before.shape)
+        if self._turns:
+            self._links_quat = self._points.attitudes(body_quat)
+            ang_vel = _turn_rate(quat_before, self._links_quat, dt)
         return TrackingState(
             base_quat_wxyz=self.sim.base_quat_wxyz,
             base_lin_vel_w=self.sim.base_lin_vel_w,
             base_ang_vel_b=self.sim.base_ang_vel_b,
             joint_pos=self.sim.joint_pos,
             joint_vel=self.sim.joint_vel,
-            points_w=points,
-            points_lin_vel_w=velocity,
-            link_quat_wxyz=quat,
+            points_w=self._points_w,
+            points_lin_vel_w=(self._points_w - before) / dt,
+            link_quat_wxyz=self._links_quat,
             link_ang_vel_w=ang_vel,
         )
 
@@ -308,8 +320,7 @@ class TrackingEnv:
         points = self._points.positions(frames.body_pos_w, frames.body_quat_wxyz)
         dt = self.robot.control_dt
         velocity = np.diff(points, axis=0, prepend=points[:1]) / dt
-        turn = rotation.multiply(quat[1:], rotation.conjugate(quat[:-1]))
-        ang_vel = 2.0 * turn[..., 1:] * np.where(turn[..., :1] < 0.0, -1.0, 1.0) / dt
+        ang_vel = _turn_rate(quat[:-1], quat[1:], dt)
         return TrackingState(
             base_quat_wxyz=frames.body_quat_wxyz[:, 0],
             base_lin_vel_w=frames.body_lin_vel_w[:, 0],
@@ -352,11 +363,11 @@ class TrackingEnv:
 
     def _critic(self, measured: Measurement) -> np.ndarray:
         """(N, C): the robot, where it is, and where the motion is, seen along its heading."""
-        sim, reference = self.sim, self._reference()
-        points = self._points.positions(sim.body_pos_w, sim.body_quat_wxyz)
+        sim, table, frame = self.sim, self._table, self.frame
+        points_w = table.points_w[frame]
         back = rotation.conjugate(rotation.heading(measured.base_quat_wxyz))[:, None]
-        away = rotation.rotate(back, reference.points_w - points)
-        shape = rotation.rotate(back, reference.points_w - sim.base_pos_w[:, None])
+        away = rotation.rotate(back, points_w - self._points_w)
+        shape = rotation.rotate(back, points_w - sim.base_pos_w[:, None])
         rows = self.num_envs
         columns: list[Any] = [
             self.runtime.last_action,
@@ -364,8 +375,8 @@ class TrackingEnv:
             rotation.rotate_inverse(measured.base_quat_wxyz, sim.base_lin_vel_w) * 2.0,
             rotation.projected_gravity(measured.base_quat_wxyz),
             sim.base_pos_w[:, 2:],
-            measured.joint_pos - reference.joint_pos,
-            (measured.joint_vel - reference.joint_vel) * 0.05,
+            measured.joint_pos - table.joint_pos[frame],
+            (measured.joint_vel - table.joint_vel[frame]) * 0.05,
             away.reshape(rows, -1) * 5.0,
             shape.reshape(rows, -1),
             sim.foot_contact_force * 0.003,
@@ -373,3 +384,9 @@ class TrackingEnv:
         ]
         everything = np.concatenate(columns, axis=-1, dtype=np.float32, casting="unsafe")
         return np.clip(everything, -CRITIC_LIMIT, CRITIC_LIMIT)
+
+
+def _turn_rate(before: np.ndarray, after: np.ndarray, dt: float) -> np.ndarray:
+    """Angular velocity in the world between attitudes (..., 4) that are ``dt`` apart [rad/s]."""
+    turn = rotation.multiply(after, rotation.conjugate(before))
+    return 2.0 * turn[..., 1:] * np.where(turn[..., :1] < 0.0, -1.0, 1.0) / dt

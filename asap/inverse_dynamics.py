@@ -26,6 +26,9 @@ SMOOTHING_S = 0.014
 LEVER_M = 0.1
 """A moment counts as a force at this distance where both are added up [m]."""
 
+HOVER_M = 0.02
+"""A sole of a retargeted clip that is lower is meant to stand [m]."""
+
 _EDGES = 8
 """Of the pyramid that stands for a friction cone, and corners that stand for a sole."""
 
@@ -197,3 +200,33 @@ def self_depth(motion: Motion, robot: Robot) -> np.ndarray:
         beyond = [deep - usual.get(pair, 0.0) for pair, deep in depths(qpos).items()]
         result[k] = max([0.0, *beyond])
     return result
+
+
+def joint_torques(motion: Motion, robot: Robot) -> np.ndarray:
+    """Torques (F, J) of a clip at its frames, with forces at the soles that are on the floor [Nm].
+
+    Soles count as on the floor up to 2 cm, since clips of people hover.
+    """
+    model = robot.model
+    wrench, poses = ground_wrench(motion, robot), qpos_of_motion(robot, motion)
+    data, jacobian = mujoco.MjData(model), np.zeros((3, model.nv))
+    feet = [model.body(name).id for name in robot.foot_names]
+    soles = sole_points(robot)
+    torques = np.empty((len(poses), len(robot.joint_names)))
+    for k, qpos in enumerate(poses):
+        data.qpos[:] = qpos
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        placed = [data.xpos[f] + rotate(data.xquat[f], p) for f, p in zip(feet, soles, strict=True)]
+        points = np.concatenate(placed)
+        bodies = np.repeat(feet, [len(p) for p in placed])
+        low = points[:, 2] < HOVER_M
+        generalized = wrench.generalized[k].copy()
+        if low.any():
+            on_floor = points[low] * np.array([1.0, 1.0, 0.0])
+            forces, _ = contact_forces(wrench.force_w[k], wrench.moment_w[k], on_floor)
+            for point, body, force in zip(points[low], bodies[low], forces, strict=True):
+                mujoco.mj_jac(model, data, jacobian, None, point, body)
+                generalized -= jacobian.T @ force
+        torques[k] = generalized[robot.qvel_ids]
+    return torques

@@ -10,7 +10,7 @@ are folded into the exported graph.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,15 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_
 from torch import nn
 
 from asap.onnx_file import NORMALISED_LIMIT, Layer
+
+Activation = Literal["Elu", "Relu", "Tanh", "Sigmoid"]
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "Elu": nn.ELU,
+    "Relu": nn.ReLU,
+    "Tanh": nn.Tanh,
+    "Sigmoid": nn.Sigmoid,
+}
+"""Between layers, by the ONNX operator that an exported graph has for it."""
 
 MIN_STD = 1e-2
 """An input that hardly varies is not blown up."""
@@ -38,19 +47,31 @@ class RunningNorm(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("var", torch.ones(width))
         self.register_buffer("count", torch.zeros(()))
+        self.limit: float | None = NORMALISED_LIMIT
+        """Normalised values are clipped to +- this; None: not at all."""
+        self.frozen = False
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Normalise (N, width)."""
         normal = (values - self.mean) / self.std()
-        return torch.clamp(normal, -NORMALISED_LIMIT, NORMALISED_LIMIT)
+        return normal if self.limit is None else torch.clamp(normal, -self.limit, self.limit)
 
     def std(self) -> torch.Tensor:
         """What is divided by (width,)."""
-        return torch.sqrt(self.var).clamp(min=MIN_STD)
+        std = torch.sqrt(self.var)
+        return std if self.frozen else std.clamp(min=MIN_STD)
+
+    def freeze(self, mean: torch.Tensor, std: torch.Tensor, limit: float | None) -> None:
+        """Normalise with these (width,), to the bit, whatever is seen from now on."""
+        self.mean.copy_(mean)
+        self.var.copy_(std**2)  # its square root is std again: IEEE rounds both correctly
+        self.limit, self.frozen = limit, True
 
     @torch.no_grad()
     def update(self, values: torch.Tensor) -> None:
         """Take (N, width) into the statistics; rows that are not finite are left out."""
+        if self.frozen:
+            return
         values = values[torch.isfinite(values).all(dim=1)]
         if len(values) == 0:
             return
@@ -75,7 +96,9 @@ class Towers(nn.Module):
         self.actor_norm, self.critic_norm = RunningNorm(actor), RunningNorm(critic)
         self.policy_net = nn.Sequential(*create_mlp(actor, -1, net_arch["pi"], activation))
         self.value_net = nn.Sequential(*create_mlp(critic, -1, net_arch["vf"], activation))
-        self.latent_dim_pi, self.latent_dim_vf = net_arch["pi"][-1], net_arch["vf"][-1]
+        # An actor without hidden layers is one linear layer.
+        self.latent_dim_pi = net_arch["pi"][-1] if net_arch["pi"] else actor
+        self.latent_dim_vf = net_arch["vf"][-1] if net_arch["vf"] else critic
 
     def forward(self, observation: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Both last hidden layers."""

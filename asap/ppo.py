@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,9 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
-from asap.policy import AsymmetricPolicy
+from asap import warm_start
+from asap.imitate import Imitation
+from asap.policy import ACTIVATIONS, Activation, AsymmetricPolicy
 from asap.vecenv import TrackingVecEnv
 from asap_deploy.errors import InputError
 
@@ -53,18 +56,24 @@ class PpoConfig:
     norm to which both networks' gradients are shortened together."""
     grad_norm: float = 1.0
     """Gradients longer than this are shortened."""
-    learning_rate: float = 1e-3
-    """At the start."""
+    learning_rate: float = 3e-4
+    """At the start; with --init that of the critic's warm-up, after which the rate rises from its
+    smallest: at 3e-4 a first iteration moves a policy by KL 0.19, at 1e-5 by 0.002 to 0.013."""
     target_kl: float = 0.02
     """The learning rate falls above twice, and rises below half of this."""
     learning_rate_bounds: tuple[float, float] = (1e-5, 3e-3)
     """Smallest and largest learning rate."""
+    critic_warmup: int | None = None
+    """Iterations at first in which the critic learns alone; by default 40 with --init, else 0."""
     log_std: float = -1.0
-    """Logarithm of the initial standard deviation of actions."""
+    """Logarithm of the initial standard deviation of actions; a policy file says nothing about
+    it, so also that of --init."""
     actor: tuple[int, ...] = (256, 256, 128)
-    """Hidden layers."""
+    """Hidden layers; with --init those of the file."""
     critic: tuple[int, ...] = (256, 256, 128)
     """Hidden layers."""
+    activation: Activation = "Elu"
+    """Between layers of both; with --init that of the file."""
     torch_threads: int = 2
     """During the update."""
 
@@ -72,8 +81,22 @@ class PpoConfig:
 class TrackerPPO(PPO):
     """PPO that collects without loops and adapts its learning rate."""
 
-    def __init__(self, env: TrackingVecEnv, config: PpoConfig, seed: int) -> None:
+    def __init__(
+        self,
+        env: TrackingVecEnv,
+        config: PpoConfig,
+        seed: int,
+        imitation: Imitation | None = None,
+        init: warm_start.ActorWeights | None = None,
+    ) -> None:
         """Make networks and buffers.
+
+        Args:
+            env: What is learned.
+            config: How.
+            seed: Of weights and actions.
+            imitation: A teacher that is copied before PPO begins.
+            init: An actor to start from, whose widths and activation the config has.
 
         Raises:
             InputError: If the samples of an iteration cannot be split as configured.
@@ -84,7 +107,11 @@ class TrackerPPO(PPO):
                 f"{env.num_envs} environments times {config.horizon} steps cannot be split into "
                 f"{config.minibatches} minibatches"
             )
-        self.config, self.adaptive_rate = config, config.learning_rate
+        self.config, self.imitation, self.iteration = config, imitation, 0
+        smallest = config.learning_rate_bounds[0]
+        self.adaptive_rate = config.learning_rate if init is None else smallest
+        usual = 0 if init is None else warm_start.WARMUP
+        self.warmup = usual if config.critic_warmup is None else config.critic_warmup
         # Sums of floats depend on how they are split: the same number of threads everywhere.
         torch.set_num_threads(config.torch_threads)
         super().__init__(
@@ -104,14 +131,15 @@ class TrackerPPO(PPO):
             device="cpu",
             policy_kwargs={
                 "net_arch": {"pi": list(config.actor), "vf": list(config.critic)},
-                "activation_fn": nn.ELU,
+                "activation_fn": ACTIVATIONS[config.activation],
                 "log_std_init": config.log_std,
             },
         )
         self.tracking = env.tracking
         self.set_logger(Logger(folder=None, output_formats=[]))
         self.last_observation = env.last
-        self.iteration = 0
+        if init is not None:
+            warm_start.load_actor(self.tracker, init)
         self._learn_statistics({key: value[None] for key, value in env.last.items()})
 
     @property
@@ -134,26 +162,67 @@ class TrackerPPO(PPO):
         facts = self._collect()
         collected = time.perf_counter()
         torch.set_num_threads(self.config.torch_threads)
-        self.train()
+        facts |= self._imitate() if self.imitates else self._improve()
         buffer = self.rollout_buffer
         assert isinstance(buffer, DictRolloutBuffer)
         self._learn_statistics(buffer.observations)
-        logged = self.logger.name_to_value
-        kl = float(logged["train/approx_kl"])
-        self._adapt(kl)
         self.iteration += 1
         facts |= {
-            "kl": kl,
-            "learning_rate": self.adaptive_rate,
             "std": float(torch.exp(self.tracker.log_std.detach()).mean()),
-            "explained_variance": float(logged["train/explained_variance"]),
-            "value_loss": float(logged["train/value_loss"]),
             "collect_s": collected - started,
             "update_s": time.perf_counter() - collected,
         }
         if not all(torch.isfinite(weight).all() for weight in self.policy.parameters()):
             raise FloatingPointError("a weight of the network is not finite")
         return facts
+
+    @property
+    def imitates(self) -> bool:
+        """Whether the teacher is copied still."""
+        return self.imitation is not None and self.iteration < self.imitation.config.iterations
+
+    @property
+    def warming(self) -> bool:
+        """Whether the critic learns alone still."""
+        return self.iteration < self.warmup and not self.imitates
+
+    def _improve(self) -> dict[str, float]:
+        """One update of PPO."""
+        with warm_start.critic_alone(self.tracker) if self.warming else nullcontext():
+            self.train()
+        logged = self.logger.name_to_value
+        kl = float(logged["train/approx_kl"])
+        if not self.warming:
+            self._adapt(kl)
+        return {
+            "kl": kl,
+            "learning_rate": self._rate(0.0),
+            "explained_variance": float(logged["train/explained_variance"]),
+            "value_loss": float(logged["train/value_loss"]),
+        }
+
+    def _imitate(self) -> dict[str, float]:
+        """The actor copies the teacher, the critic learns what that is worth."""
+        imitation, towers = self.imitation, self.tracker.towers
+        assert imitation is not None
+        optimizer = self.policy.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = imitation.config.learning_rate
+        error = imitation.fit(self.tracker, optimizer)
+        value_loss = torch.zeros(())
+        for _ in range(self.n_epochs):
+            for batch in self.rollout_buffer.get(self.batch_size):
+                seen: Any = batch.observations
+                values = self.policy.value_net(towers.forward_critic(seen))
+                value_loss = nn.functional.mse_loss(values.flatten(), batch.returns)
+                optimizer.zero_grad()
+                value_loss.backward()
+                optimizer.step()
+        if self.iteration + 1 == imitation.config.iterations:
+            imitation.forget()
+            # Moments of the small gradients of a finished fit would blow up PPO's first steps.
+            optimizer.state.clear()
+        return {"imitation_error": error, "value_loss": float(value_loss.detach())}
 
     @torch.no_grad()
     def _collect(self) -> dict[str, float]:
@@ -168,6 +237,7 @@ class TrackerPPO(PPO):
         for _ in range(self.n_steps):
             tensors = obs_as_tensor(self.last_observation, self.device)
             actions, values, log_probs = self.policy(tensors)
+            actions = self._taught(actions)
             step = self.tracking.step(actions.numpy())
             buffer.add(
                 self.last_observation,  # type: ignore[arg-type]
@@ -182,6 +252,17 @@ class TrackerPPO(PPO):
         values = self.policy.predict_values(tensors)
         buffer.compute_returns_and_advantage(last_values=values, dones=starts)
         return dict(sums)
+
+    def _taught(self, actions: torch.Tensor) -> torch.Tensor:
+        """The student's actions, or the teacher's with the student's noise, while it imitates."""
+        if not self.imitates:
+            return actions
+        assert self.imitation is not None
+        wanted = self.imitation.wanted()
+        self.imitation.remember(self.last_observation["actor"], wanted)
+        acts = torch.from_numpy(self.imitation.acts(self.iteration))[:, None]
+        noise = torch.exp(self.tracker.log_std) * torch.randn_like(actions)
+        return torch.where(acts, torch.from_numpy(wanted) + noise, actions)
 
     def snapshot(self) -> dict[str, Any]:
         """What the next iteration depends on, beside weights and optimiser."""
@@ -210,7 +291,7 @@ class TrackerPPO(PPO):
 
     def _rate(self, progress: float) -> float:
         """The learning rate of the next update, whatever the progress."""
-        return self.adaptive_rate
+        return self.config.learning_rate if self.warming else self.adaptive_rate
 
     def _adapt(self, kl: float) -> None:
         """Source: He et al., lr / 1.5 above twice the target, lr * 1.5 below half of it."""
@@ -224,5 +305,7 @@ class TrackerPPO(PPO):
         """Take the samples of an iteration, (T, N, width) each, into the normalisers."""
         towers = self.tracker.towers
         for norm, group in ((towers.actor_norm, "actor"), (towers.critic_norm, "critic")):
+            if group == "actor" and self.warming:
+                continue  # what the actor computes stays as it is, to the bit
             values: Any = observations[group]
             norm.update(torch.as_tensor(values.reshape(-1, values.shape[-1])))

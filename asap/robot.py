@@ -138,6 +138,10 @@ class Robot:
         """The robot with other values in some fields, for example ``with_(physics_dt=0.002)``."""
         return dataclasses.replace(self, **changes)
 
+    def for_training(self) -> Robot:
+        """The robot with the cheaper shapes of its ``[training]`` table."""
+        return self.with_(facts=self.facts.for_training())
+
     @property
     def decimation(self) -> int:
         """Physics steps per control step."""

@@ -9,6 +9,7 @@ layers that override parts of it. Later layers and, within a layer, later patter
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import tomllib
@@ -128,8 +129,15 @@ _PLAIN_KEYS = {
     "floor_contact": "floor_contact",
     "remove_geoms": "texts",
 }
+# Cheaper shapes for training; what a policy relies on stays.
+_TRAINING_KEYS = {
+    "self_collision": "self_collision",
+    "floor_contact": "floor_contact",
+    "remove_geoms": "texts",
+}
 # "*" stands for any name of the user's choice.
 _LAYER_KEYS: dict[str, Any] = _PLAIN_KEYS | {
+    "training": _TRAINING_KEYS,
     "virtual_points": {"*": {"body": "text", "offset": "vector"}},
     "motors": {"*": _MOTOR_KEYS},
     "joints": {"*": _JOINT_KEYS},
@@ -158,6 +166,12 @@ class RobotFacts:
     layers: tuple[Mapping[str, Any], ...]
     """Checked tables: the robot, its variant, its twin; the last is named by ``twin_file``."""
     twin_file: Path | None
+
+    def for_training(self) -> RobotFacts:
+        """The same with what the ``[training]`` tables say laid over it, below the twin."""
+        place = len(self.layers) - (self.twin_file is not None)
+        layers = (*self.layers[:place], self.table("training"), *self.layers[place:])
+        return dataclasses.replace(self, layers=layers)
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a plain key in the last layer that has it."""

@@ -21,22 +21,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from asap import onnx_file, results
+from asap import onnx_file, results, warm_start
 from asap.curriculum import CurriculumConfig
+from asap.curves import Curves, Place
 from asap.env import EnvConfig, TrackingEnv
 from asap.evaluate import Case, EvaluateConfig, Evaluation, evaluate
 from asap.export import write_policy
+from asap.imitate import ImitateConfig, Imitation
 from asap.inputs import OpenedMotion
 from asap.policy import actor_layers
 from asap.ppo import PpoConfig, TrackerPPO
+from asap.regulator import plan_regulator
 from asap.rewards import RewardConfig
 from asap.robot import Robot
+from asap.starts import StartConfig
 from asap.vecenv import TrackingVecEnv
 from asap_deploy.errors import InputError
 from asap_deploy.npz import write_atomic
 from asap_deploy.policy import Policy
 
-CHECKPOINT, POLICY, METRICS, CONFIG = "checkpoint.pt", "policy.onnx", "metrics.jsonl", "config.json"
+CHECKPOINT, POLICY, CONFIG = "checkpoint.pt", "policy.onnx", "config.json"
 CHECKPOINT_VERSION = 1
 
 
@@ -56,6 +60,8 @@ class TrainConfig:
     """Rewards, starts, ends, noise."""
     ppo: PpoConfig = field(default_factory=PpoConfig)
     """How PPO learns."""
+    imitate: ImitateConfig = field(default_factory=ImitateConfig)
+    """What comes before PPO."""
     save_every: int = 20
     """Iterations between checkpoints."""
     evaluate_every: int = 50
@@ -85,8 +91,7 @@ class TrainConfig:
                 offset_mode="default",
                 reward=RewardConfig.paper(),
                 curriculum=CurriculumConfig.paper(),
-                start_noise=0.0,
-                start_at_first=0.0,
+                start=StartConfig(noise=(0.0, 0.0), at_first=0.0),
                 noise_scale=1.0,
             ),
             ppo=PpoConfig(
@@ -131,20 +136,44 @@ class Trainer:
         run_dir: Path,
         *,
         resume: bool = False,
+        init: Policy | None = None,
     ) -> None:
         """Make environments and networks; with ``resume`` as they were at the last checkpoint.
 
+        Args:
+            robot: That is trained on.
+            clip: That is tracked.
+            config: How; layout, offset mode, actor and activation are those of ``init``.
+            run_dir: Folder of the run.
+            resume: Continue the run in it.
+            init: Policy to start from; a random one by default.
+
         Raises:
-            InputError: If there is nothing to resume, or it was another run.
+            InputError: If there is nothing to resume, or it was another run, or the policy cannot
+                be trained on.
         """
+        self.init, weights, contract = init, None, None
+        if init is not None:
+            weights = warm_start.read_actor(init)
+            config = _as_in_the_file(config, init, weights)
         self.robot, self.clip, self.config, self.run_dir = robot, clip, config, run_dir
-        fast = robot.with_(integrator=config.integrator, physics_dt=config.physics_dt)
+        fast = robot.for_training().with_(
+            integrator=config.integrator, physics_dt=config.physics_dt
+        )
+        if init is not None:
+            fast = warm_start.robot_for(init, fast)
+            contract = warm_start.contract_on(init, fast, clip.motion, clip.name)
         seeds = np.random.SeedSequence(config.seed).spawn(1)
         self.env = TrackingEnv(
             fast, clip.motion, config.env, config.num_envs, np.random.default_rng(seeds[0]),
-            motion_name=clip.name, threads=config.threads,
+            motion_name=clip.name, threads=config.threads, contract=contract,
         )  # fmt: skip
-        self.ppo = TrackerPPO(TrackingVecEnv(self.env), config.ppo, config.seed)
+        imitation = None
+        if config.imitate.iterations:
+            regulator = plan_regulator(fast, clip.motion, threads=config.threads)
+            imitation = Imitation(self.env, regulator, config.imitate)
+        vec_env = TrackingVecEnv(self.env)
+        self.ppo = TrackerPPO(vec_env, config.ppo, config.seed, imitation, weights)
         self.best: tuple[float, float] = (-1.0, -np.inf)
         self.trained_s = 0.0
         if resume:
@@ -154,6 +183,7 @@ class Trainer:
                              file=run_dir)  # fmt: skip
         else:
             results.write_json(run_dir / CONFIG, self._identity())
+        self.curves = Curves(run_dir, iteration=self.ppo.iteration)
 
     def run(
         self,
@@ -167,11 +197,13 @@ class Trainer:
             stopped: Asked after every iteration.
         """
         config, interrupted = self.config, False
+        if self.init is not None and self.ppo.iteration == 0:
+            self._keep_best()  # training may make it worse: then the file's own is the result
         while self.ppo.num_timesteps < config.steps and not interrupted:
             started = time.perf_counter()
             facts = self.ppo.iterate()
             self.trained_s += time.perf_counter() - started
-            self._note(facts)
+            self.curves.add_iteration(self._place, facts)
             watch(Report(self.ppo.num_timesteps, config.steps, facts))
             if self.ppo.iteration % config.evaluate_every == 0:
                 self._keep_best()
@@ -190,8 +222,13 @@ class Trainer:
     def export(self) -> bytes:
         """The actor as it is now, as a policy file."""
         layers, mean, std = actor_layers(self.ppo.tracker)
-        limit = onnx_file.NORMALISED_LIMIT
-        model = onnx_file.network(layers, mean=mean, std=std, limit=limit)
+        model = onnx_file.network(
+            layers,
+            activation=self.config.ppo.activation,
+            mean=mean,
+            std=std,
+            limit=self.ppo.tracker.towers.actor_norm.limit,
+        )
         contract = dataclasses.replace(
             self.env.contract,
             provenance={
@@ -215,17 +252,14 @@ class Trainer:
         overall = evaluate([case], self.robot, config).overall
         score = (overall["success_rate"].value, -overall["global_mpjpe_mm"].value)
         figures = {name: figure.value for name, figure in overall.items()}
-        self._note({"evaluation": figures})
+        self.curves.add_evaluation(self._place, figures)
         if score >= self.best:
             self.best = score
             write_atomic(self.run_dir / POLICY, lambda stream: stream.write(data))
 
-    def _note(self, facts: dict[str, Any]) -> None:
-        """Append a line to the curves."""
-        row = {"iteration": self.ppo.iteration, "steps": self.ppo.num_timesteps,
-               "trained_s": self.trained_s, **facts}  # fmt: skip
-        with (self.run_dir / METRICS).open("a") as stream:
-            stream.write(json.dumps(results.plain(row)) + "\n")
+    @property
+    def _place(self) -> Place:
+        return Place(self.ppo.iteration, self.ppo.num_timesteps, self.trained_s)
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a run to be continued."""
@@ -234,6 +268,7 @@ class Trainer:
             "motion": self.clip.name,
             "motion_sha256": self.clip.motion.sha256,
             "train": dataclasses.asdict(self.config),
+            "init": None if self.init is None else warm_start.fingerprint(self.init),
         }
 
     def _state(self) -> dict[str, Any]:
@@ -247,6 +282,7 @@ class Trainer:
             "optimizer": ppo.policy.optimizer.state_dict(),
             "ppo": ppo.snapshot(),
             "env": self.env.snapshot(),
+            "imitation": None if self.ppo.imitation is None else self.ppo.imitation.snapshot(),
             "torch_rng": torch.get_rng_state(),
             "numpy_rng": [str(kind), torch.from_numpy(np.array(keys, dtype=np.int64)), int(place),
                           int(has_gauss), float(gauss)],
@@ -274,11 +310,28 @@ class Trainer:
         self.ppo.policy.optimizer.load_state_dict(state["optimizer"])
         self.ppo.restore(state["ppo"])
         self.env.restore(state["env"])
+        if self.ppo.imitation is not None:
+            self.ppo.imitation.restore(state["imitation"])
         torch.set_rng_state(state["torch_rng"])
         kind, keys, place, has_gauss, gauss = state["numpy_rng"]
         np.random.set_state((kind, keys.numpy().astype(np.uint32), place, has_gauss, gauss))
         self.best = (state["best"][0], state["best"][1])
         self.trained_s = state["trained_s"]
+
+
+def _as_in_the_file(
+    config: TrainConfig, policy: Policy, weights: warm_start.ActorWeights
+) -> TrainConfig:
+    """The settings with which the weights of a file mean what they meant."""
+    contract = policy.contract
+    actor, activation = warm_start.actor_widths(weights), weights.activation
+    return dataclasses.replace(
+        config,
+        env=dataclasses.replace(
+            config.env, layout=contract.layout, offset_mode=contract.offset_mode
+        ),
+        ppo=dataclasses.replace(config.ppo, actor=actor, activation=activation),
+    )
 
 
 def _continues(before: dict[str, Any], now: dict[str, Any]) -> bool:

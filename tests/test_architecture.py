@@ -31,13 +31,16 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.grounding asap.motion_orders asap.metrics asap.rollout asap.sim_protocol asap.sim_spec",
     "asap.motions asap.sim asap.tracking asap.sheet asap.visualize asap.bench_results "
     "asap.motion_plan asap.inverse_dynamics",
-    "asap.choreography asap.dynamics_check asap.rewards asap.policy",
+    "asap.choreography asap.dynamics_check asap.rewards asap.policy asap.randomize",
     "asap.motion_check asap.export asap.evaluate asap.bench asap.whole_body",
-    "asap.inputs asap.walk asap.balance asap.bench_integrators asap.momentum_fit asap.env",
-    "asap.published asap.make_motions asap.vecenv",
+    "asap.inputs asap.walk asap.balance asap.bench_integrators asap.momentum_fit asap.starts "
+    "asap.warm_start asap.linearise",
+    "asap.env asap.regulator",
+    "asap.published asap.make_motions asap.vecenv asap.imitate asap.curves",
     "asap.ppo",
     "asap.train",
     "asap.cli_common",
+    "asap.cli_progress",
     "asap.cli_bench asap.cli_data asap.cli_motions asap.cli_policy asap.cli_train",
     "asap.cli",
 )

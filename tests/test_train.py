@@ -17,13 +17,14 @@ from asap.env import EnvConfig, TrackingEnv
 from asap.inputs import OpenedMotion, open_motion
 from asap.ppo import PpoConfig, TrackerPPO
 from asap.robot import Robot
+from asap.starts import StartConfig
 from asap.train import CHECKPOINT, POLICY, TrainConfig, Trainer
 from asap.vecenv import TrackingVecEnv
 from asap_deploy.errors import InputError
 from asap_deploy.golden import load_policy
 from asap_deploy.runtime import Runtime
 
-QUIET = EnvConfig(noise_scale=0.0, start_noise=0.0, start_at_first=1.0)
+QUIET = EnvConfig(noise_scale=0.0, start=StartConfig(noise=(0.0, 0.0), at_first=1.0))
 SMALL = PpoConfig(horizon=6, minibatches=2, epochs=2, actor=(32, 16), critic=(32, 16))
 
 

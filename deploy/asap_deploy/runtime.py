@@ -266,8 +266,12 @@ class Runtime:
         walking = self.command.walk[:, 0] > 0.5
         return np.where(walking, time_s / period % 1.0, 0.0), np.zeros(self.num_robots, dtype=bool)
 
-    def _target(self, action: np.ndarray, time_s: np.ndarray) -> np.ndarray:
-        """PD targets (N, J) in the robot's order: target = offset + scale * action."""
+    def offset(self, time_s: np.ndarray) -> np.ndarray:
+        """What actions are added to: PD targets (N, J) in the robot's order [rad]."""
+        return self._offset(time_s)[:, self._to_robot]
+
+    def _offset(self, time_s: np.ndarray) -> np.ndarray:
+        """The same in the contract's order."""
         target = np.tile(self._default, (self.num_robots, 1))
         if self.contract.offset_mode == "reference":
             clip = self.policy.clip
@@ -275,6 +279,11 @@ class Runtime:
             # The joint positions that the clip has when this command has acted.
             moving = clip.at(clip.joint_pos, time_s + self.contract.control_dt)
             target[:, self._actions] = moving[:, self._actions]
+        return target
+
+    def _target(self, action: np.ndarray, time_s: np.ndarray) -> np.ndarray:
+        """PD targets (N, J) in the robot's order: target = offset + scale * action."""
+        target = self._offset(time_s)
         target[:, self._actions] += self._scale * action
         if self.contract.clip_target_to_limits:
             target = np.clip(target, self._lower, self._upper)

@@ -1,0 +1,101 @@
+"""Learning by imitation before learning by trial: the actor copies a teacher that sees everything.
+
+The student acts more and more itself and is told in every state what the teacher would do there
+(DAgger, Ross et al. 2011). The critic learns meanwhile, so that it is warm when PPO begins.
+
+    imitation = Imitation(env, regulator, ImitateConfig(), rng)
+    wanted = imitation.wanted()                     # (N, A) before the step
+    imitation.remember(observation, wanted)
+    loss = imitation.fit(policy, rng)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from asap.env import TrackingEnv
+from asap.policy import AsymmetricPolicy
+from asap.sim import CpuSimulation
+
+
+class Teacher(Protocol):
+    """What is imitated."""
+
+    def act(self, sim: CpuSimulation, frame: np.ndarray) -> np.ndarray:
+        """PD targets (N, J) [rad] for robots that are in frames (N,) of the clip."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImitateConfig:
+    """How the actor copies."""
+
+    iterations: int = 0
+    """Iterations before PPO begins; 0 leaves imitation out."""
+    alone_after: float = 0.5
+    """Fraction of them after which the teacher only talks and never acts."""
+    passes: int = 40
+    """Minibatches of each iteration, drawn from all that was seen so far."""
+    batch: int = 2048
+    """Samples of a minibatch."""
+    learning_rate: float = 1e-3
+    """Of actor and critic while imitating."""
+    limit: float = 3.0
+    """The teacher's actions are clipped to this; beyond, a linear teacher is lost anyway."""
+
+
+class Imitation:
+    """What the teacher said so far, and the fit to it."""
+
+    def __init__(self, env: TrackingEnv, teacher: Teacher, config: ImitateConfig) -> None:
+        """Nothing is remembered yet."""
+        self.env, self.teacher, self.config = env, teacher, config
+        self._seen: list[torch.Tensor] = []
+        self._wanted: list[torch.Tensor] = []
+
+    def wanted(self) -> np.ndarray:
+        """What the teacher would do now, as actions (N, A)."""
+        target = self.teacher.act(self.env.sim, self.env.frame)
+        action = self.env.action_of(target)
+        return np.clip(action, -self.config.limit, self.config.limit).astype(np.float32)
+
+    def acts(self, iteration: int) -> np.ndarray:
+        """(N,) environments that the teacher drives in this iteration: all at first, then none."""
+        share = 1.0 - iteration / max(1.0, self.config.alone_after * self.config.iterations)
+        return np.arange(self.env.num_envs) < share * self.env.num_envs
+
+    def remember(self, observation: np.ndarray, wanted: np.ndarray) -> None:
+        """Keep what the student saw (N, D) and what the teacher wanted (N, A)."""
+        self._seen.append(torch.from_numpy(observation.copy()))
+        self._wanted.append(torch.from_numpy(wanted))
+
+    def fit(self, policy: AsymmetricPolicy, optimizer: torch.optim.Optimizer) -> float:
+        """Minibatches of regression; returns the last mean squared error, in units of actions."""
+        seen, wanted = torch.stack(self._seen), torch.stack(self._wanted)
+        seen, wanted = seen.flatten(0, 1), wanted.flatten(0, 1)
+        error = torch.zeros(())
+        for _ in range(self.config.passes):
+            rows = torch.randint(len(seen), (self.config.batch,))
+            mean = policy.action_net(policy.towers.forward_actor({"actor": seen[rows]}))
+            error = nn.functional.mse_loss(mean, wanted[rows])
+            optimizer.zero_grad()
+            error.backward()
+            optimizer.step()
+        return float(error.detach())
+
+    def forget(self) -> None:
+        """Free the memory: imitation is over."""
+        self._seen, self._wanted = [], []
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that is remembered."""
+        return {"seen": list(self._seen), "wanted": list(self._wanted)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Undo what happened since the snapshot."""
+        self._seen, self._wanted = list(state["seen"]), list(state["wanted"])

@@ -155,8 +155,18 @@ class TrackerPPO(PPO):
             Means over the iteration, and how long its parts took.
 
         Raises:
-            FloatingPointError: If a weight is no longer finite.
+            InputError: If the network is no longer finite.
         """
+        try:
+            return self._iterate()
+        except ValueError as error:
+            # torch's, of a distribution that is made of what is no number.
+            if "Expected parameter" not in str(error):
+                raise
+            raise self._diverged() from None
+
+    def _iterate(self) -> dict[str, float]:
+        self._check_finite()
         started = time.perf_counter()
         torch.set_num_threads(1)  # the simulator has the cores
         facts = self._collect()
@@ -166,15 +176,26 @@ class TrackerPPO(PPO):
         buffer = self.rollout_buffer
         assert isinstance(buffer, DictRolloutBuffer)
         self._learn_statistics(buffer.observations)
+        self._check_finite()
         self.iteration += 1
         facts |= {
             "std": float(torch.exp(self.tracker.log_std.detach()).mean()),
             "collect_s": collected - started,
             "update_s": time.perf_counter() - collected,
         }
-        if not all(torch.isfinite(weight).all() for weight in self.policy.parameters()):
-            raise FloatingPointError("a weight of the network is not finite")
         return facts
+
+    def _check_finite(self) -> None:
+        """Stop before a network that is lost is used or saved."""
+        if not all(torch.isfinite(weight).all() for weight in self.policy.parameters()):
+            raise self._diverged()
+
+    def _diverged(self) -> InputError:
+        return InputError(
+            f"training diverged in iteration {self.iteration + 1}: the network is not finite; what "
+            "was saved before stays; begin anew with smaller --train.ppo.learning-rate and "
+            "--train.ppo.learning-rate-bounds"
+        )
 
     @property
     def imitates(self) -> bool:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from asap import onnx_file, results, warm_start
+from asap import checkpoint, onnx_file, results, warm_start
 from asap.curriculum import CurriculumConfig
 from asap.curves import Curves, Place
 from asap.env import EnvConfig, TrackingEnv
@@ -241,7 +241,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint at once or not at all."""
-        write_atomic(self.run_dir / CHECKPOINT, lambda stream: torch.save(self._state(), stream))
+        checkpoint.write(self.run_dir / CHECKPOINT, self._state())
 
     def _keep_best(self) -> None:
         """Evaluate the actor; write its policy if none was better."""
@@ -293,14 +293,7 @@ class Trainer:
     def _restore(self) -> None:
         """Put everything back as it was."""
         path = self.run_dir / CHECKPOINT
-        if not path.exists():
-            raise InputError("there is no checkpoint to resume from", file=path)
-        try:
-            # weights_only: tensors, numbers and texts; no file of a user's can run code.
-            state = torch.load(path, weights_only=True, map_location="cpu")
-        except Exception as error:  # torch raises many kinds for a damaged file
-            first = (str(error).splitlines() or ["unknown"])[0][:120]
-            raise InputError(f"checkpoint cannot be read: {first}", file=path) from None
+        state = checkpoint.read(path)
         identity = json.loads(json.dumps(results.plain(self._identity())))
         before = json.loads(state["identity"])
         if state["version"] != CHECKPOINT_VERSION or not _continues(before, identity):

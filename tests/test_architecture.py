@@ -36,7 +36,7 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.inputs asap.walk asap.balance asap.bench_integrators asap.momentum_fit asap.starts "
     "asap.warm_start asap.linearise",
     "asap.env asap.regulator",
-    "asap.published asap.make_motions asap.vecenv asap.imitate asap.curves",
+    "asap.published asap.make_motions asap.vecenv asap.imitate asap.curves asap.checkpoint",
     "asap.ppo",
     "asap.train",
     "asap.cli_common",

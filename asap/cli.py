@@ -40,6 +40,7 @@ COMMANDS: dict[str, type[Common]] = {
     "pretrain": cli_train.Pretrain,
     "bench sim": cli_bench.BenchSim,
     "bench integrators": cli_bench.BenchIntegrators,
+    "bench train": cli_bench.BenchTrain,
     "bench published": cli_bench.BenchPublished,
 }
 

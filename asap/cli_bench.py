@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.markdown import Markdown
 
 from asap.bench import bench_sim
 from asap.bench_integrators import integrator_study
+from asap.bench_train import bench_train
 from asap.cli_common import CHECK_FAILED, DONE, Common, Outcome, Progress, show, table
 from asap.inputs import open_motion
 from asap.published import Comparison, compare_published
 from asap.robot import Robot
+from asap.train import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,40 @@ class BenchIntegrators(Common):
             result=study.to_json(),
             shown=[Markdown(study.to_markdown()), f"recommended: {study.recommended}"],
             inputs=[clip.path for clip in clips],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchTrain(Common):
+    """Control steps per second of `asap pretrain`, end to end and by part, beside bare physics."""
+
+    motion: Path = Path("squat")
+    """Clip that is tracked."""
+    robot: str = "g1"
+    """Robot, variant or twin."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """As for `pretrain`."""
+    iterations: int = 20
+    """Iterations, each beside the bare loop for as many samples."""
+
+    def run(self, progress: Progress) -> Outcome:
+        """Measure."""
+        robot = Robot.load(self.robot)
+        clip = open_motion(self.motion, robot, ground=True)
+        found = bench_train(robot, clip, self.train, iterations=self.iterations)
+        ratio = found.ratio_bare
+        whole = found.samples / found.train_per_s
+        rows = [[name.removesuffix("_s"), f"{1e3 * spent:.0f}", f"{spent / whole:.0%}"]
+                for name, spent in found.parts.items()]  # fmt: skip
+        title = f"An iteration of {found.samples} samples on {found.robot}"
+        return Outcome(
+            result=found.to_json(),
+            shown=[
+                table(title, ["part", "ms", "share"], rows),
+                f"{found.train_per_s:.0f} steps/s, bare physics {found.bare_per_s:.0f}, ratio "
+                f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})",
+            ],
+            inputs=[clip.path],
         )
 
 

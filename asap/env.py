@@ -155,10 +155,11 @@ class TrackingEnv:
         reference = Reference(motion, robot, self._points)
         self.last_frame = max(1, round(motion.duration_s / robot.control_dt))
         times = np.arange(self.last_frame + 1) * robot.control_dt
-        self._frames = reference.frame(times)
-        self._table = self._reference_table(self._frames)
+        self.reference_frames = reference.frame(times)
+        """The clip, one row a control step."""
+        self._table = self._reference_table(self.reference_frames)
         self._limits = soft_limits(robot, config.soft_limit)
-        self.starts = StartSampler(config.start, self._frames, robot, num_envs, rng)
+        self.starts = StartSampler(config.start, self.reference_frames, robot, num_envs, rng)
         self.frame = np.zeros(num_envs, dtype=np.intp)
         """(N,) frame of the clip that each environment is in."""
         self.episode_steps = np.zeros(num_envs, dtype=np.intp)

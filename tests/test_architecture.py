@@ -39,7 +39,7 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.published asap.make_motions asap.vecenv asap.imitate asap.curves asap.checkpoint",
     "asap.ppo",
     "asap.train",
-    "asap.cli_common",
+    "asap.cli_common asap.bench_train",
     "asap.cli_progress",
     "asap.cli_bench asap.cli_data asap.cli_motions asap.cli_policy asap.cli_train",
     "asap.cli",

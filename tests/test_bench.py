@@ -12,8 +12,12 @@ import pytest
 from asap import bench_integrators
 from asap.bench import bench_sim, speed_ratio, take_turns
 from asap.bench_integrators import Scheme, integrator_study
+from asap.bench_train import PARTS, bench_train
+from asap.inputs import open_motion
+from asap.ppo import PpoConfig
 from asap.robot import Robot
 from asap.sim import CpuSimulation
+from asap.train import TrainConfig
 from asap_deploy.errors import InputError
 from asap_deploy.motion import Motion
 
@@ -185,3 +189,20 @@ def test_the_simulation_costs_little_on_top_of_the_physics_of_the_g1():
     assert result.ratio_robot_model.value > 0.95  # the loop that one would write first
     assert result.ratio_bare_read.value > 0.95  # a loop that reads as much
     assert result.ratio_bare.value > 0.85  # reads nothing, and knows which geoms to leave out
+
+
+def test_the_parts_of_training_add_up_beside_the_same_number_of_bare_steps():
+    robot = Robot.load("g1")
+    clip = open_motion(Path("wave"), robot, ground=True)
+    small = PpoConfig(horizon=4, minibatches=1, epochs=1, torch_threads=1)
+    config = TrainConfig(num_envs=16, threads=1, ppo=small)
+    found = bench_train(robot, clip, config, iterations=3)
+    whole = found.samples / found.train_per_s
+    assert found.samples == 64
+    assert list(found.parts) == list(PARTS)
+    assert min(found.parts.values()) > 0.0
+    assert sum(found.parts.values()) == pytest.approx(whole, rel=0.5)
+    assert 0.0 < found.ratio_bare.low <= found.ratio_bare.value <= found.ratio_bare.high < 1.0
+    assert found.to_json()["ratio_bare"]["value"] == found.ratio_bare.value
+    with pytest.raises(InputError, match="at least 1"):
+        bench_train(robot, clip, config, iterations=0)

@@ -9,6 +9,7 @@ Both take turns, an iteration each, so whatever else the machine does slows both
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from mujoco.batch import Batch
 
 from asap.bench import speed_ratio
 from asap.bench_results import Ratio
+from asap.imitate import ImitateConfig
 from asap.inputs import OpenedMotion
 from asap.robot import Robot
 from asap.train import TrainConfig, Trainer
@@ -66,7 +68,7 @@ def bench_train(
     Args:
         robot: That is trained on.
         clip: That is tracked.
-        config: How; its steps do not matter.
+        config: How; its steps do not matter, and imitation is left out.
         iterations: Repetitions after two that warm up.
 
     Raises:
@@ -74,6 +76,7 @@ def bench_train(
     """
     if iterations < 1:
         raise InputError(f"--iterations must be at least 1; got {iterations}")
+    config = dataclasses.replace(config, imitate=ImitateConfig(iterations=0))
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(robot, clip, config, Path(folder))
         watch = _Stopwatch(trainer)

@@ -69,8 +69,8 @@ class SensorNoise:
 class EnvConfig:
     """What an environment trains."""
 
-    layout: str = "asap"
-    """Observation layout of the actor."""
+    layout: str = "proprioception"
+    """Observation layout of the actor; ``asap`` is the original's, with a history."""
     offset_mode: str = "reference"
     """What the action is added to: ``reference`` (the clip) or ``default`` (the default pose)."""
     reward: RewardConfig = field(default_factory=RewardConfig.cpu)

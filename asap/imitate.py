@@ -3,7 +3,8 @@
 The student acts more and more itself and is told in every state what the teacher would do there
 (DAgger, Ross et al. 2011). The critic learns meanwhile, so that it is warm when PPO begins.
 
-    imitation = Imitation(env, regulator, ImitateConfig(), rng)
+    imitation = Imitation(env, lambda: plan_regulator(robot, motion), ImitateConfig())
+    imitation.begin()
     wanted = imitation.wanted()                     # (N, A) before the step
     imitation.remember(observation, wanted)
     loss = imitation.fit(policy, rng)
@@ -11,6 +12,7 @@ The student acts more and more itself and is told in every state what the teache
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,9 +24,17 @@ from asap.env import TrackingEnv
 from asap.policy import AsymmetricPolicy
 from asap.sim import CpuSimulation
 
+WORTH_COPYING = 0.25
+"""A teacher that finishes fewer of its test rollouts is left out."""
+
 
 class Teacher(Protocol):
     """What is imitated."""
+
+    @property
+    def finished(self) -> float:
+        """Fraction of the teacher's own noisy test rollouts that reached the clip's end."""
+        ...
 
     def act(self, sim: CpuSimulation, frame: np.ndarray) -> np.ndarray:
         """PD targets (N, J) [rad] for robots that are in frames (N,) of the clip."""
@@ -35,9 +45,10 @@ class Teacher(Protocol):
 class ImitateConfig:
     """How the actor copies."""
 
-    iterations: int = 0
-    """Iterations before PPO begins; 0 leaves imitation out."""
-    alone_after: float = 0.5
+    iterations: int = 40
+    """Iterations before PPO begins; 0 leaves imitation out. So do --init, and a clip on which the
+    teacher falls itself."""
+    alone_after: float = 0.25
     """Fraction of them after which the teacher only talks and never acts."""
     passes: int = 40
     """Minibatches of each iteration, drawn from all that was seen so far."""
@@ -52,15 +63,33 @@ class ImitateConfig:
 class Imitation:
     """What the teacher said so far, and the fit to it."""
 
-    def __init__(self, env: TrackingEnv, teacher: Teacher, config: ImitateConfig) -> None:
-        """Nothing is remembered yet."""
-        self.env, self.teacher, self.config = env, teacher, config
+    def __init__(
+        self, env: TrackingEnv, plan: Callable[[], Teacher], config: ImitateConfig
+    ) -> None:
+        """Nothing is planned or remembered yet.
+
+        Args:
+            env: Where is learned.
+            plan: Makes the teacher, the same one every time; it may take a while.
+            config: How.
+        """
+        self.env, self.config, self._plan = env, config, plan
+        self._teacher: Teacher | None = None
+        self.given_up = False
+        """The teacher falls itself: nothing is to be learned from it."""
         self._seen: list[torch.Tensor] = []
         self._wanted: list[torch.Tensor] = []
 
+    def begin(self) -> None:
+        """Make the teacher, the first time."""
+        if self._teacher is None:
+            self._teacher = self._plan()
+            self.given_up = self._teacher.finished < WORTH_COPYING
+
     def wanted(self) -> np.ndarray:
         """What the teacher would do now, as actions (N, A)."""
-        target = self.teacher.act(self.env.sim, self.env.frame)
+        assert self._teacher is not None, "begin() comes first"
+        target = self._teacher.act(self.env.sim, self.env.frame)
         action = self.env.action_of(target)
         return np.clip(action, -self.config.limit, self.config.limit).astype(np.float32)
 
@@ -94,8 +123,9 @@ class Imitation:
 
     def snapshot(self) -> dict[str, Any]:
         """All that is remembered."""
-        return {"seen": list(self._seen), "wanted": list(self._wanted)}
+        return {"seen": list(self._seen), "wanted": list(self._wanted), "given_up": self.given_up}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Undo what happened since the snapshot."""
         self._seen, self._wanted = list(state["seen"]), list(state["wanted"])
+        self.given_up = state["given_up"]

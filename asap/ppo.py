@@ -167,6 +167,8 @@ class TrackerPPO(PPO):
 
     def _iterate(self) -> dict[str, float]:
         self._check_finite()
+        if self.imitation is not None and self.imitates:
+            self.imitation.begin()
         started = time.perf_counter()
         torch.set_num_threads(1)  # the simulator has the cores
         facts = self._collect()
@@ -200,7 +202,10 @@ class TrackerPPO(PPO):
     @property
     def imitates(self) -> bool:
         """Whether the teacher is copied still."""
-        return self.imitation is not None and self.iteration < self.imitation.config.iterations
+        imitation = self.imitation
+        if imitation is None or imitation.given_up:
+            return False
+        return self.iteration < imitation.config.iterations
 
     @property
     def warming(self) -> bool:

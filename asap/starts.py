@@ -28,11 +28,11 @@ _REMEMBERED = 1024
 class StartConfig:
     """How episodes begin."""
 
-    noise: tuple[float, float] = (0.0, 1.0)
+    noise: tuple[float, float] = (0.2, 1.2)
     """Multiple of the original's start noise; every episode draws its own between these."""
-    at_first: float = 0.25
+    at_first: float = 0.5
     """Fraction of episodes that begin with the clip; the others begin anywhere in it."""
-    again: float = 0.0
+    again: float = 0.25
     """Fraction of episodes that begin where another one failed."""
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ continues to the bit: 5 iterations, a kill and 5 more give what 10 give.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -87,11 +88,13 @@ class TrainConfig:
             num_envs=4096,
             physics_dt=0.005,
             integrator="implicitfast",
+            imitate=ImitateConfig(iterations=0),
             env=EnvConfig(
+                layout="asap",
                 offset_mode="default",
                 reward=RewardConfig.paper(),
                 curriculum=CurriculumConfig.paper(),
-                start=StartConfig(noise=(0.0, 0.0), at_first=0.0),
+                start=StartConfig(noise=(0.0, 0.0), at_first=0.0, again=0.0),
                 noise_scale=1.0,
             ),
             ppo=PpoConfig(
@@ -169,9 +172,9 @@ class Trainer:
             motion_name=clip.name, threads=config.threads, contract=contract,
         )  # fmt: skip
         imitation = None
-        if config.imitate.iterations:
-            regulator = plan_regulator(fast, clip.motion, threads=config.threads)
-            imitation = Imitation(self.env, regulator, config.imitate)
+        if config.imitate.iterations and fast.has_free_base:
+            plan = functools.partial(plan_regulator, fast, clip.motion, threads=config.threads)
+            imitation = Imitation(self.env, plan, config.imitate)
         vec_env = TrackingVecEnv(self.env)
         self.ppo = TrackerPPO(vec_env, config.ppo, config.seed, imitation, weights)
         self.best: tuple[float, float] = (-1.0, -np.inf)
@@ -324,6 +327,7 @@ def _as_in_the_file(
             config.env, layout=contract.layout, offset_mode=contract.offset_mode
         ),
         ppo=dataclasses.replace(config.ppo, actor=actor, activation=activation),
+        imitate=dataclasses.replace(config.imitate, iterations=0),
     )
 
 

@@ -22,6 +22,7 @@ import torch
 
 from asap.cli import main
 from asap.curves import METRICS, read_rows
+from asap.imitate import ImitateConfig
 from asap.inputs import OpenedMotion, open_motion
 from asap.ppo import PpoConfig
 from asap.robot import Robot
@@ -29,11 +30,13 @@ from asap.train import CHECKPOINT, POLICY, TrainConfig, Trainer
 from asap_deploy.errors import InputError
 
 PPO = PpoConfig(horizon=4, minibatches=1, epochs=1, torch_threads=1)
-CONFIG = TrainConfig(num_envs=8, threads=1, episodes=2, ppo=PPO, save_every=1)
+ALONE = ImitateConfig(iterations=0)
+CONFIG = TrainConfig(num_envs=8, threads=1, episodes=2, ppo=PPO, save_every=1, imitate=ALONE)
 WORDS = [
     *("pretrain", "--motion", "wave", "--train.num-envs", "8", "--train.threads", "1"),
     *("--train.episodes", "2", "--train.ppo.horizon", "4", "--train.ppo.minibatches", "1"),
     *("--train.ppo.epochs", "1", "--train.ppo.torch-threads", "1"),
+    *("--train.imitate.iterations", "0"),
 ]
 """The command that trains with ``CONFIG``, but for where, and how often it saves."""
 

@@ -14,6 +14,7 @@ from asap.cli import main
 from asap.cli_train import overlaid
 from asap.curriculum import Curriculum, CurriculumConfig
 from asap.env import EnvConfig, TrackingEnv
+from asap.imitate import ImitateConfig
 from asap.inputs import OpenedMotion, open_motion
 from asap.ppo import PpoConfig, TrackerPPO
 from asap.robot import Robot
@@ -25,6 +26,7 @@ from asap_deploy.golden import load_policy
 from asap_deploy.runtime import Runtime
 
 QUIET = EnvConfig(noise_scale=0.0, start=StartConfig(noise=(0.0, 0.0), at_first=1.0))
+ALONE = ImitateConfig(iterations=0)
 SMALL = PpoConfig(horizon=6, minibatches=2, epochs=2, actor=(32, 16), critic=(32, 16))
 
 
@@ -43,8 +45,8 @@ def _env(robot: Robot, clip: OpenedMotion, count: int, config: EnvConfig = QUIET
 
 
 def _config(iterations: int, **changes: object) -> TrainConfig:
-    basic = TrainConfig(steps=iterations * 16 * 6, num_envs=16, ppo=SMALL, save_every=1,
-                        evaluate_every=10_000, episodes=2)  # fmt: skip
+    basic = TrainConfig(steps=iterations * 16 * 6, num_envs=16, ppo=SMALL, imitate=ALONE,
+                        save_every=1, evaluate_every=10_000, episodes=2)  # fmt: skip
     return dataclasses.replace(basic, **changes)
 
 
@@ -66,9 +68,10 @@ def _same(left: object, right: object) -> bool:
 def test_the_observation_that_is_trained_on_is_the_robot_s_to_the_bit(
     robot: Robot, clip: OpenedMotion, tmp_path: Path
 ) -> None:
-    env = _env(robot, clip, 3)
+    history = dataclasses.replace(QUIET, layout="asap")
+    env = _env(robot, clip, 3, history)
     ppo = TrackerPPO(TrackingVecEnv(env), SMALL, 0)
-    trainer = Trainer(robot, clip, _config(1), tmp_path)
+    trainer = Trainer(robot, clip, _config(1, env=history), tmp_path)
     data = trainer.export()
     path = tmp_path / "policy.onnx"
     path.write_bytes(data)
@@ -258,7 +261,7 @@ def test_the_command_trains_and_writes_what_it_promises(tmp_path: Path) -> None:
     target = tmp_path / "result.json"
     arguments = ["pretrain", "--motion", "wave", "--out", str(tmp_path / "run"), "--quiet"]
     small = ["--train.steps", "192", "--train.num-envs", "16", "--train.ppo.horizon", "6",
-             "--train.ppo.minibatches", "2"]  # fmt: skip
+             "--train.ppo.minibatches", "2", "--train.imitate.iterations", "0"]  # fmt: skip
     assert main([*arguments, *small, "--json", str(target)]) == 0
     result = json.loads(target.read_text())
     assert set(result) >= {"run_dir", "steps", "wall_s", "steps_per_s", "evaluation"}

@@ -18,6 +18,7 @@ from asap import cli_train, onnx_file, warm_start
 from asap.cli import main
 from asap.env import EnvConfig, TrackingEnv
 from asap.evaluate import Case, EvaluateConfig, evaluate
+from asap.imitate import ImitateConfig
 from asap.inputs import OpenedMotion, open_motion, open_policy
 from asap.policy import ACTIVATIONS, AsymmetricPolicy, RunningNorm
 from asap.ppo import PpoConfig, TrackerPPO
@@ -365,7 +366,7 @@ def _trainer(
     folder: Path, policy: Policy | None, clip: OpenedMotion, robot: str = "g1", **options
 ) -> Trainer:
     config = TrainConfig(steps=10_000, num_envs=16, ppo=SMALL, save_every=1, evaluate_every=10_000,
-                         episodes=4)  # fmt: skip
+                         episodes=4, imitate=ImitateConfig(iterations=0))  # fmt: skip
     return Trainer(cached_robot(robot), clip, config, folder, init=policy, **options)
 
 

@@ -27,6 +27,7 @@ from asap.robot import Robot
 from asap.rollout import Rollout
 from asap.sim import CpuSimulation
 from asap.tracking import Reference, StartNoise, start_states
+from asap.twin import Sensors, make_simulation
 from asap_deploy.contract import PolicyContract
 from asap_deploy.errors import InputError
 from asap_deploy.motion import Motion, MotionFrame
@@ -181,10 +182,13 @@ def _evaluate_clip(
     case: Case, robot: Robot, config: EvaluateConfig, rng: np.random.Generator, report: Progress
 ) -> ClipResult:
     """All episodes of one clip, side by side."""
-    _check_case(case, robot)
+    check_case(case, robot)
     robot = with_gains(robot, case.policy.contract)
     count = config.episodes
-    sim = CpuSimulation(robot, count, threads=config.threads, max_delay_s=config.delay_ms / 1000.0)
+    sim = make_simulation(
+        robot, count, threads=config.threads, max_delay_s=config.delay_ms / 1000.0, seed=config.seed
+    )
+    sensors = Sensors(robot, count, rng)
     if config.delay_ms > 0.0:
         sim.set_delay(config.delay_ms / 1000.0)
     runtime = Runtime(case.policy, robot.joint_names, count)
@@ -200,7 +204,7 @@ def _evaluate_clip(
     alive, survived_s = np.ones(count, dtype=bool), np.zeros(count)
     for step in range(steps):
         _push(sim, step, robot.control_dt, config, rng)
-        command = runtime.step(sim.measure(), np.full(count, step * robot.control_dt))
+        command = runtime.step(sensors.measure(sim), np.full(count, step * robot.control_dt))
         sim.step(command.joint_pos_target)
         time_s = (step + 1) * robot.control_dt
         frame = reference.frame(time_s)
@@ -286,7 +290,7 @@ def _push(sim: CpuSimulation, step: int, control_dt: float, config: EvaluateConf
     sim.push(np.arange(config.episodes), config.push_speed * kick)
 
 
-def _check_case(case: Case, robot: Robot) -> None:
+def check_case(case: Case, robot: Robot) -> None:
     """The three parts must speak of the same robot and the same rate."""
     contract = case.policy.contract
     unknown = [name for name in robot.joint_names if name not in contract.joint_names]

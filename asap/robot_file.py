@@ -63,6 +63,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "number": (_is_number, "a finite number"),
     "positive": (lambda v: _is_number(v) and v > 0, "a number above 0"),
     "nonnegative": (lambda v: _is_number(v) and v >= 0, "a number, 0 or above"),
+    "fraction": (lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 to below 1"),
     "integers": (_list_of(lambda v: type(v) is int), "a list of whole numbers"),
     "pair": (_list_of(_is_number, 2), "two finite numbers"),
     "vector": (_list_of(_is_number, 3), "three finite numbers"),
@@ -145,6 +146,25 @@ _LAYER_KEYS: dict[str, Any] = _PLAIN_KEYS | {
     "foot_contact": _CONTACT_KEYS,
 }
 _FILE_KEYS = _LAYER_KEYS | {"variants": {"*": _LAYER_KEYS}}
+# What no number of the simulated model can say; see asap/twin.py.
+_EFFECT_KEYS = {
+    "droop_speed": "positive",
+    "dead_band": "nonnegative",
+    "load_friction": "nonnegative",
+}
+_SENSOR_KEYS = {
+    "joint_pos_noise": "nonnegative",
+    "joint_pos_step": "nonnegative",
+    "joint_vel_noise": "nonnegative",
+    "ang_vel_noise": "nonnegative",
+    "tilt_noise": "nonnegative",
+    "encoder_bias": "nonnegative",
+    "imu_misalignment": "vector",
+    "packet_loss": "fraction",
+    "delay_jitter_s": "nonnegative",
+    "clock_drift": "number",
+    "clock_jitter_s": "nonnegative",
+}
 # A twin is the same robot with other physics: what a policy relies on cannot differ.
 _TWIN_KEYS: dict[str, Any] = {
     "about": "text",
@@ -154,6 +174,10 @@ _TWIN_KEYS: dict[str, Any] = {
     "self_collision": "self_collision",
     "floor_contact": "floor_contact",
     "remove_geoms": "texts",
+    "physics_dt": "positive",
+    "integrator": "integrator",
+    "motor_effects": {"*": _EFFECT_KEYS},
+    "sensors": _SENSOR_KEYS,
 }
 
 

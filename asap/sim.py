@@ -23,7 +23,7 @@ from asap.sim_protocol import Simulation as Simulation
 from asap.sim_spec import (
     checked_decimation,
     force_sensor_name,
-    history_owners,
+    history_layout,
     simulation_spec,
     subtree_geoms,
 )
@@ -84,7 +84,7 @@ class CpuSimulation:
         self._failed = np.zeros(num_envs, dtype=bool)
         self._num_failures = 0
         self._blank = self._batch.state[0].copy()
-        self._history_owners = history_owners(model)
+        self._history = history_layout(model)
         self._default_qpos = robot.default_qpos()
         self._rest(np.arange(num_envs))
 
@@ -146,7 +146,9 @@ class CpuSimulation:
             qpos: Shape (n, nq): base position [m], base attitude wxyz, joints [rad].
             qvel: Shape (n, nv): base velocity in the **world** frame [m/s], base angular velocity
                 in the **base** frame [rad/s], joint speeds [rad/s].
-            joint_pos_target: PD target so far, shape (n, J) [rad]; None for the joints as they are.
+            joint_pos_target: PD target so far, shape (n, J) [rad], or those of the last K control
+                steps, shape (n, K, J), the one in force until now last; None for the joints as
+                they are.
 
         Raises:
             InputError: If shapes do not fit or a number is not finite.
@@ -168,7 +170,7 @@ class CpuSimulation:
         """
         self._ctrl[:] = joint_pos_target
         alive = ~self._failed if self._failed.any() else None
-        broken = _ids_of_errors(lambda: self._batch.step(alive, nstep=self._decimation))
+        broken = _ids_of_errors(lambda: self._advance(alive))
         # Forces are those that acted in the last physics step; the next call overwrites them.
         self._joint_torque[:] = self._actuator_force
         self._foot_force[:] = self._sensordata[:, self._force_ids]
@@ -177,6 +179,10 @@ class CpuSimulation:
         still = _ids_of_errors(lambda: self._batch.forward(alive, stage=_POSITIONS))
         self._disable[:] = self.model.opt.disableflags
         self._contain(np.union1d(broken, still))
+
+    def _advance(self, alive: np.ndarray | None) -> None:
+        """The physics steps of one control step."""
+        self._batch.step(alive, nstep=self._decimation)
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """Everything that the next step depends on, copied."""
@@ -343,6 +349,8 @@ class CpuSimulation:
         n, joints = len(env_ids), len(self._robot.joint_names)
         got = (qpos.shape, qvel.shape, np.shape(targets))
         expected = ((n, self.model.nq), (n, self.model.nv), (n, joints))
+        if np.ndim(targets) == 3 and targets.shape[1] > 0:
+            expected = (*expected[:2], (n, targets.shape[1], joints))
         if got != expected:
             raise InputError(f"qpos, qvel, joint_pos_target have shapes {got}; expected {expected}")
         if not all(np.isfinite(array).all() for array in (qpos, qvel, targets)):
@@ -366,11 +374,15 @@ class CpuSimulation:
         self._batch.state[env_ids] = self._blank
         self._batch.warning[env_ids] = 0
         self._qpos[env_ids], self._qvel[env_ids] = qpos, qvel
-        self._ctrl[env_ids] = targets
-        values = self._history_owners >= 0
+        past = targets if targets.ndim == 3 else targets[:, None]
+        self._ctrl[env_ids] = past[:, -1]
+        values = self._history.owner >= 0
         if values.any():
             history = self._batch.bind("history")
-            history[np.ix_(env_ids, values)] = targets[:, self._history_owners[values]]
+            # A target k physics steps ago was in force since the control step before.
+            back = np.ceil(self._history.age[values] / self._decimation).astype(np.intp)
+            rows = np.maximum(past.shape[1] - back, 0)
+            history[np.ix_(env_ids, values)] = past[:, rows, self._history.owner[values]]
         broken = _ids_of_errors(lambda: self._batch.forward(np.sort(env_ids), stage=_EVERYTHING))
         self._joint_torque[env_ids] = self._actuator_force[env_ids]
         self._foot_force[env_ids] = self._sensordata[np.ix_(env_ids, self._force_ids)]

@@ -7,6 +7,8 @@ sim = CpuSimulation(robot, 512, model=spec.compile())
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import mujoco
 import numpy as np
 
@@ -58,24 +60,36 @@ def force_sensor_name(foot: str) -> str:
     return f"{foot}_force"
 
 
-def history_owners(model: mujoco.MjModel) -> np.ndarray:
-    """Which actuator's past target each number of the history buffer holds.
+class HistoryLayout(NamedTuple):
+    """What the numbers of the history buffer hold."""
+
+    owner: np.ndarray
+    """(nhistory,) actuator whose past target it is; -1 for time stamps and the like"""
+    age: np.ndarray
+    """(nhistory,) physics steps ago, 1 for the latest; 0 where there is no owner"""
+
+
+def history_layout(model: mujoco.MjModel) -> HistoryLayout:
+    """Which past target of which actuator each number of the history buffer holds after a reset.
 
     Args:
         model: Any model.
-
-    Returns:
-        Actuator ids, shape (nhistory,); -1 for time stamps and the like.
     """
     data = mujoco.MjData(model)
     mujoco.mj_resetData(model, data)
     empty = data.history.copy()
+    owner, age = np.full(len(empty), -1), np.zeros(len(empty), dtype=np.intp)
     for actuator in range(model.nu):
-        samples = model.actuator_history[actuator, 0]
+        samples = int(model.actuator_history[actuator, 0])
         if samples:
-            mujoco.mj_initCtrlHistory(model, data, actuator, None, np.full(samples, actuator + 1.0))
-    # Values start at zero and time stamps stayed: what changed is a value of its actuator.
-    return (data.history - empty).astype(np.intp) - 1
+            mujoco.mj_resetData(model, data)
+            ages = np.arange(samples, 0, -1)  # oldest first
+            mujoco.mj_initCtrlHistory(model, data, actuator, None, ages.astype(float))
+            # Values start at zero and time stamps stay: what changed is a value of this actuator.
+            changed = data.history != empty
+            owner[changed] = actuator
+            age[changed] = np.round(data.history[changed] - empty[changed]).astype(np.intp)
+    return HistoryLayout(owner, age)
 
 
 def subtree_geoms(model: mujoco.MjModel, body_name: str) -> np.ndarray:

@@ -18,7 +18,7 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap_deploy.errors asap_deploy.rotation asap_deploy.protobuf",
     "asap_deploy.npz asap_deploy.onnx_ops",
     "asap_deploy.motion asap_deploy.log asap_deploy.observation asap_deploy.onnx_graph",
-    "asap_deploy.contract",
+    "asap_deploy.contract asap_deploy.log_writer",
     "asap_deploy.policy",
     "asap_deploy.runtime",
     "asap_deploy.golden",
@@ -31,9 +31,9 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.grounding asap.motion_orders asap.metrics asap.rollout asap.sim_protocol asap.sim_spec",
     "asap.motions asap.sim asap.tracking asap.sheet asap.visualize asap.bench_results "
     "asap.motion_plan asap.inverse_dynamics",
-    "asap.choreography asap.dynamics_check asap.rewards asap.policy asap.randomize",
+    "asap.choreography asap.dynamics_check asap.rewards asap.policy asap.randomize asap.twin",
     "asap.motion_check asap.export asap.evaluate asap.bench asap.whole_body",
-    "asap.inputs asap.walk asap.balance asap.bench_integrators asap.momentum_fit asap.starts "
+    "asap.inputs asap.walk asap.balance asap.bench_integrators asap.momentum_fit asap.starts asap.record "
     "asap.warm_start asap.linearise",
     "asap.env asap.regulator",
     "asap.published asap.make_motions asap.vecenv asap.imitate asap.curves asap.checkpoint",

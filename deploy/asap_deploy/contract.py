@@ -11,6 +11,7 @@ is how robots fall.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -140,6 +141,11 @@ class PolicyContract:
     def to_json(self) -> str:
         """The contract as text; floats keep all their digits."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
+
+    @property
+    def sha256(self) -> str:
+        """Of the text as this program writes it: says which policy a log or a file speaks of."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @classmethod
     def from_json(cls, text: str) -> PolicyContract:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, Dict, Union
@@ -99,7 +98,7 @@ def record(policy: Policy, seed: int = 0) -> str:
     vectors["joint_pos_target"] = np.concatenate([step.joint_pos_target for step in steps])
     packed: Dict[str, Any] = {name: _pack(array) for name, array in vectors.items()}
     # Vectors cannot show gains and limits, which act in the motors: their text is hashed.
-    packed[CONTRACT_HASH] = _contract_hash(policy)
+    packed[CONTRACT_HASH] = policy.contract.sha256
     return json.dumps(packed, sort_keys=True)
 
 
@@ -141,7 +140,7 @@ def verify(policy: Policy) -> float:
                     "after its export or this machine computes wrongly"
                 )
             worst = max(worst, difference if name == "action" else 0.0)
-    if _stored_hash(text) != _contract_hash(policy):
+    if _stored_hash(text) != policy.contract.sha256:
         raise InputError(
             "the contract was changed after the policy was exported: its hash is not the recorded "
             "one; export the policy again"
@@ -158,11 +157,6 @@ def _replay(policy: Policy, vectors: Dict[str, np.ndarray], evaluator: Evaluator
         step: RuntimeStep = runtime.step(measurement, np.array([time_s]))
         steps.append(step)
     return steps
-
-
-def _contract_hash(policy: Policy) -> str:
-    """Of the contract's text as this program writes it."""
-    return hashlib.sha256(policy.contract.to_json().encode()).hexdigest()
 
 
 def _stored_hash(text: str) -> Any:

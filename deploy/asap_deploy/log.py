@@ -22,7 +22,7 @@ FORMAT = "asap-log"
 VERSION = 1
 _REQUIRED = {"version": 0, "joint_names": 1, "time_s": 1, "joint_pos": 2}
 _TEXTS = ("robot", "source", "policy_hash")
-_CHANNELS: Mapping[str, Tuple[str, ...]] = {
+WIDTHS: Mapping[str, Tuple[str, ...]] = {
     "joint_vel": ("J",),
     "joint_pos_target": ("J",),
     "action": ("A",),
@@ -40,7 +40,7 @@ _CHANNELS: Mapping[str, Tuple[str, ...]] = {
 }
 """Optional channels with T rows, and the axis that follows; J joints, A actions."""
 
-_LABELS = ("mode", "episode")
+LABELS = ("mode", "episode")
 """Channels that may be text or whole numbers; all others are measurements."""
 
 _GAINS = ("stiffness", "damping")
@@ -99,13 +99,13 @@ class Log:
                     f"log '{name}' has shape {array.shape}, "
                     f"expected {(joints,)} or {(rows, joints)}"
                 )
-        elif name in _CHANNELS:
-            axes = tuple({"J": joints, "4": 4, "3": 3}.get(axis) for axis in _CHANNELS[name])
+        elif name in WIDTHS:
+            axes = tuple({"J": joints, "4": 4, "3": 3}.get(axis) for axis in WIDTHS[name])
             fits = array.ndim == 1 + len(axes) and array.shape[0] == rows
             if not fits or any(a is not None and a != b for a, b in zip(axes, array.shape[1:])):
                 raise InputError(f"log '{name}' has shape {array.shape}, expected {rows} rows")
         else:
-            valid = [*_CHANNELS, *_GAINS]
+            valid = [*WIDTHS, *_GAINS]
             raise InputError(f"log has unknown channel '{name}'{suggestion(name, valid)}")
         if array.dtype.kind == "f":
             check_finite(name, array)
@@ -126,6 +126,29 @@ class Log:
     def rate_hz(self) -> float:
         """Rows per second, by the median step."""
         return float(1.0 / np.median(np.diff(self.time_s)))
+
+    def rows(self, chosen: slice) -> Log:
+        """The same log with some of its rows, at least two."""
+        fields = {
+            name: array[chosen] if name in WIDTHS or array.ndim == 2 else array
+            for name, array in self.fields.items()
+        }
+        texts = {name: getattr(self, name) for name in _TEXTS}
+        return Log(self.joint_names, self.time_s[chosen], self.joint_pos[chosen], fields, **texts)
+
+    def segments(self, *, max_gap: float = 1.5) -> Tuple[Log, ...]:
+        """Stretches without a gap and of one episode, in order; single rows are left out.
+
+        Args:
+            max_gap: Longest step between two rows of a stretch, in median steps.
+        """
+        steps = np.diff(self.time_s)
+        cut = steps > max_gap * float(np.median(steps))
+        if "episode" in self.fields:
+            cut = cut | (self.fields["episode"][1:] != self.fields["episode"][:-1])
+        edges = [0, *(int(row) + 1 for row in np.flatnonzero(cut)), len(self.time_s)]
+        pairs = zip(edges[:-1], edges[1:])  # noqa: RUF007
+        return tuple(self.rows(slice(a, b)) for a, b in pairs if b - a >= 2)
 
     def save(self, path: PathLike) -> None:
         """Write the file at once or not at all."""
@@ -172,7 +195,7 @@ class Log:
 def _read_only(name: str, array: Any) -> np.ndarray:
     """A copy that cannot be written, measurements as float64."""
     copy = np.array(array)
-    if name not in _LABELS:
+    if name not in LABELS:
         # Whole numbers too: differences of unsigned ones would never be negative.
         if copy.dtype.kind not in "iuf":
             raise InputError(f"log '{name}' has type {copy.dtype}, expected numbers")

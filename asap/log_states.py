@@ -1,0 +1,216 @@
+"""A log as states that a simulator can start from: one clock, the robot's joint order, a base.
+
+    track = log_track(log, Robot.load("g1"))          # one stretch of a log, see Log.segments
+    sim.reset(env_ids, track.qpos[rows], track.qvel[rows])
+
+Without motion capture the base is reckoned from what a robot knows: attitude by the IMU, position
+by the legs, the lower foot standing still on the floor. That is good for some tenths of a second
+and says nothing about where the robot is in the room.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from asap.robot import Robot
+from asap_deploy import rotation
+from asap_deploy.errors import InputError
+from asap_deploy.log import Log
+
+_SMOOTHING = 5
+"""Rows over which the speed of a reckoned base is averaged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """T rows of one stretch, ``dt`` apart."""
+
+    robot: Robot
+    """With the log's rate, and its gains where they do not change."""
+    time_s: np.ndarray
+    """(T,) by the robot's clock [s]"""
+    qpos: np.ndarray
+    """(T, nq)"""
+    qvel: np.ndarray
+    """(T, nv)"""
+    joint_pos_target: np.ndarray
+    """(T, J) in force from each row until the next [rad]"""
+    base_known: bool
+    """The log has the base's position; otherwise it is reckoned and errors of it mean nothing."""
+
+    @property
+    def joint_pos(self) -> np.ndarray:
+        """(T, J) measured [rad]."""
+        return self.qpos[:, self.robot.qpos_ids]
+
+
+def at_log_rate(robot: Robot, rate_hz: float) -> Robot:
+    """The robot with control steps as long as the log's rows.
+
+    The physics step changes a little where it does not divide them: a log of 48.9 Hz is replayed
+    at 48.9 Hz.
+    """
+    control_dt = 1.0 / rate_hz
+    if abs(control_dt - robot.control_dt) < 1e-5 * control_dt:
+        return robot
+    physics_dt = control_dt / max(1, round(control_dt / robot.physics_dt))
+    return robot.with_(control_dt=control_dt, physics_dt=physics_dt)
+
+
+def with_logged_gains(robot: Robot, log: Log) -> Robot:
+    """The robot with the gains that its motors were told, where the log says.
+
+    A twin whose motors answer more weakly than they are told does so under any gains.
+    """
+    columns = _columns(log, robot)
+    nominal = Robot.load(robot.name.partition("@")[0]) if "@" in robot.name else robot
+    changes = {}
+    for name in ("stiffness", "damping"):
+        if name in log.fields:
+            told = np.median(np.atleast_2d(log.fields[name])[:, columns], axis=0)
+            usual, own = getattr(nominal, name), getattr(robot, name)
+            ratio = np.where(usual > 0.0, own / np.maximum(usual, 1e-12), 1.0)
+            changes[name] = told * ratio
+    return robot.with_(**changes) if changes else robot
+
+
+def log_track(log: Log, robot: Robot) -> Track:
+    """Lay a stretch of a log out for a robot.
+
+    Rows whose stamps are on an even clock are taken as they are, to the bit; others are
+    interpolated onto one, targets held.
+
+    Args:
+        log: Without gaps.
+        robot: Holds every joint; those of the log that it lacks are left out.
+
+    Raises:
+        InputError: If the log lacks targets, joints, or any attitude of a free base.
+    """
+    if "joint_pos_target" not in log.fields:
+        raise InputError("log has no joint_pos_target: there is nothing to replay")
+    columns = _columns(log, robot)
+    if robot.has_free_base and not {"imu_quat_wxyz", "base_quat_wxyz"} & set(log.fields):
+        raise InputError(
+            "log has neither base_quat_wxyz nor imu_quat_wxyz: a robot with a free base cannot be "
+            "put into its states"
+        )
+    robot = with_logged_gains(at_log_rate(robot, log.rate_hz), log)
+    clock = _Clock(log.time_s, robot.control_dt)
+    joint_pos = clock.values(log.joint_pos[:, columns])
+    joint_vel = _speed(joint_pos, robot.control_dt)
+    if "joint_vel" in log.fields:
+        joint_vel = clock.values(log.fields["joint_vel"][:, columns])
+    qvel = np.zeros((len(joint_pos), robot.model.nv))
+    qvel[:, robot.qvel_ids] = joint_vel
+    known = "base_pos_w" in log.fields
+    pos, quat = np.zeros((len(joint_pos), 3)), np.tile([1.0, 0.0, 0.0, 0.0], (len(joint_pos), 1))
+    if robot.has_free_base:
+        attitude = "base_quat_wxyz" if "base_quat_wxyz" in log.fields else "imu_quat_wxyz"
+        quat = clock.attitudes(log.fields[attitude])
+        if known:
+            pos = clock.values(log.fields["base_pos_w"])
+            lin_vel = _speed(pos, robot.control_dt)
+        else:
+            pos, lin_vel = reckoned_base(robot, quat, joint_pos)
+        if "base_lin_vel_w" in log.fields:
+            lin_vel = clock.values(log.fields["base_lin_vel_w"])
+        qvel[:, :3], qvel[:, 3:6] = lin_vel, _ang_vel_b(log, clock, quat, robot.control_dt)
+    return Track(
+        robot=robot,
+        time_s=clock.time_s,
+        qpos=robot.qpos(pos, quat, joint_pos),
+        qvel=qvel,
+        joint_pos_target=clock.held(log.fields["joint_pos_target"][:, columns]),
+        base_known=known,
+    )
+
+
+def reckoned_base(
+    robot: Robot, quat: np.ndarray, joint_pos: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the base is if the lower foot stands still on the floor.
+
+    Args:
+        robot: With feet.
+        quat: (T, 4) attitude of the base.
+        joint_pos: (T, J) [rad]
+
+    Returns:
+        Position (T, 3) [m] that begins at x = y = 0, and smoothed velocity (T, 3) [m/s].
+    """
+    if not robot.foot_names:
+        raise InputError(f"robot '{robot.name}' has no feet: its base cannot be reckoned")
+    bodies_pos, bodies_quat = robot.forward_kinematics(np.zeros((len(quat), 3)), quat, joint_pos)
+    feet = bodies_pos[:, robot.body_index(robot.foot_names)]
+    clearance = robot.sole_clearance(bodies_pos, bodies_quat)
+    stance = np.argmin(clearance, axis=1)
+    rows = np.arange(1, len(quat))
+    # Relative to the base the standing foot moves backwards as fast as the base moves on.
+    steps = feet[rows - 1, stance[rows]] - feet[rows, stance[rows]]
+    pos = np.zeros((len(quat), 3))
+    pos[1:, :2] = np.cumsum(steps[:, :2], axis=0)
+    pos[:, 2] = -clearance.min(axis=1)
+    return pos, _speed(pos, robot.control_dt, smoothing=_SMOOTHING)
+
+
+class _Clock:
+    """Even times, and channels at them."""
+
+    def __init__(self, stamps: np.ndarray, dt: float) -> None:
+        count = max(2, int(np.floor((stamps[-1] - stamps[0]) / dt + 1e-6)) + 1)
+        self.stamps, self.time_s = stamps, stamps[0] + dt * np.arange(count)
+        even = count == len(stamps) and np.abs(stamps - self.time_s).max() < 1e-3 * dt
+        self._as_it_is = bool(even)
+
+    def values(self, channel: np.ndarray) -> np.ndarray:
+        """(T, K) interpolated."""
+        if self._as_it_is:
+            return channel
+        columns = [np.interp(self.time_s, self.stamps, column) for column in channel.T]
+        return np.stack(columns, axis=1)
+
+    def attitudes(self, quat: np.ndarray) -> np.ndarray:
+        """(T, 4) interpolated."""
+        return rotation.normalize(self.values(rotation.continuous(quat)))
+
+    def held(self, channel: np.ndarray) -> np.ndarray:
+        """(T, K) the last one that was in force."""
+        if self._as_it_is:
+            return channel
+        # A stamp a little late still belongs to its row: half a step of grace.
+        late = self.time_s + 0.5 * (self.time_s[1] - self.time_s[0])
+        rows = np.searchsorted(self.stamps, late, side="right") - 1
+        return channel[np.maximum(rows, 0)]
+
+
+def _columns(log: Log, robot: Robot) -> list[int]:
+    """Places of the robot's joints in the log."""
+    places = {name: i for i, name in enumerate(log.joint_names)}
+    missing = [name for name in robot.joint_names if name not in places]
+    if missing:
+        raise InputError(
+            f"log lacks {len(missing)} joints of robot '{robot.name}', the first is '{missing[0]}'; "
+            f"it has {', '.join(log.joint_names[:4])}, ..."
+        )
+    return [places[name] for name in robot.joint_names]
+
+
+def _ang_vel_b(log: Log, clock: _Clock, quat: np.ndarray, dt: float) -> np.ndarray:
+    """(T, 3) in the base frame [rad/s]."""
+    for name in ("base_ang_vel_b", "imu_ang_vel_b"):
+        if name in log.fields:
+            return clock.values(log.fields[name])
+    return rotation.rotate_inverse(quat, rotation.ang_vel_w(quat, 1.0 / dt))
+
+
+def _speed(values: np.ndarray, dt: float, *, smoothing: int = 1) -> np.ndarray:
+    """(T, K) central differences, averaged over some rows."""
+    speed = np.gradient(values, dt, axis=0)
+    if smoothing > 1 and len(speed) >= smoothing:
+        kernel = np.ones(smoothing) / smoothing
+        padded = np.pad(speed, ((smoothing // 2, smoothing // 2), (0, 0)), mode="edge")
+        speed = np.stack([np.convolve(c, kernel, "valid") for c in padded.T], axis=1)
+    return speed

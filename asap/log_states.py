@@ -174,6 +174,8 @@ class _Clock:
 
     def attitudes(self, quat: np.ndarray) -> np.ndarray:
         """(T, 4) interpolated."""
+        if self._as_it_is:
+            return quat
         return rotation.normalize(self.values(rotation.continuous(quat)))
 
     def held(self, channel: np.ndarray) -> np.ndarray:
@@ -192,7 +194,7 @@ def _columns(log: Log, robot: Robot) -> list[int]:
     missing = [name for name in robot.joint_names if name not in places]
     if missing:
         raise InputError(
-            f"log lacks {len(missing)} joints of robot '{robot.name}', the first is '{missing[0]}'; "
+            f"log lacks {len(missing)} joints of robot '{robot.name}', first '{missing[0]}'; "
             f"it has {', '.join(log.joint_names[:4])}, ..."
         )
     return [places[name] for name in robot.joint_names]

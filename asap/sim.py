@@ -348,9 +348,8 @@ class CpuSimulation:
         """Refuse states that do not fit, before anything is written."""
         n, joints = len(env_ids), len(self._robot.joint_names)
         got = (qpos.shape, qvel.shape, np.shape(targets))
-        expected = ((n, self.model.nq), (n, self.model.nv), (n, joints))
-        if np.ndim(targets) == 3 and targets.shape[1] > 0:
-            expected = (*expected[:2], (n, targets.shape[1], joints))
+        past = (targets.shape[1],) if np.ndim(targets) == 3 and targets.shape[1] > 0 else ()
+        expected = ((n, self.model.nq), (n, self.model.nv), (n, *past, joints))
         if got != expected:
             raise InputError(f"qpos, qvel, joint_pos_target have shapes {got}; expected {expected}")
         if not all(np.isfinite(array).all() for array in (qpos, qvel, targets)):

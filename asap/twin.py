@@ -102,11 +102,12 @@ class TwinSimulation(CpuSimulation):
         for _ in range(self._decimation):
             self._added_force[:, columns] = self._extra_torque()
             self.batch.step(alive, nstep=1)
+            self._joint_torque[:] = self._actuator_force
         self._added_force[:] = 0.0
 
     def _extra_torque(self) -> np.ndarray:
         """(N, J) beside what the motors of the model did in the last physics step [Nm]."""
-        effects, robot, torque = self._effects, self.robot, self._actuator_force
+        effects, robot, torque = self._effects, self.robot, self._joint_torque
         speed = self.joint_vel
         error = np.clip(self._ctrl - self.joint_pos, -effects.dead_band, effects.dead_band)
         left = robot.torque_limit * np.clip(1.0 - np.abs(speed) / effects.droop_speed, 0.0, 1.0)

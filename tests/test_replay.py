@@ -1,0 +1,182 @@
+"""Replaying a log: zero where the simulator is the robot, and the right gap where it is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asap.cli import main
+from asap.evaluate import Case
+from asap.inputs import open_motion
+from asap.log_states import at_log_rate, log_track, reckoned_base
+from asap.record import RecordConfig, record
+from asap.replay import JOINT_ERROR, Replay, ReplayConfig, replay
+from asap.replay_view import costly, heat_map, overlay, page
+from asap.robot import Robot
+from asap_deploy.errors import InputError
+from asap_deploy.log import Log
+from asap_deploy.policy import Policy
+
+POLICY = Path(__file__).parents[1] / "policies" / "g1" / "squat.onnx"
+SPARSE = ReplayConfig(every_s=0.4, threads=2)
+
+
+@pytest.fixture(scope="module")
+def nominal() -> Robot:
+    return Robot.load("g1")
+
+
+@pytest.fixture(scope="module")
+def case(nominal: Robot) -> Case:
+    clip = open_motion(Path("squat"), nominal, ground=True)
+    return Case(Policy.from_bytes(POLICY.read_bytes()), clip.motion, "squat")
+
+
+@pytest.fixture(scope="module")
+def worn(case: Case) -> Log:
+    return record(case, Robot.load("g1@worn"), RecordConfig(episodes=4))
+
+
+def _error(result: Replay, arm: str, horizon: str = "1.0", metric: str = JOINT_ERROR) -> float:
+    return result.arms[arm].horizons[horizon][metric].value
+
+
+def _reaching(result: Replay) -> np.ndarray:
+    """(W, J) errors of the windows that reach the last horizon [deg]."""
+    errors = result.arms["nominal"].joint_deg
+    return errors[np.isfinite(errors).all(axis=1)]
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.012, 0.045])
+def test_a_log_of_the_nominal_simulator_replays_to_zero(
+    case: Case, nominal: Robot, delay_s: float
+) -> None:
+    late = nominal.with_(delay_s=np.full(len(nominal.joint_names), delay_s))
+    log = record(case, late, RecordConfig(episodes=1))
+    found = replay([log], {"nominal": late}, SPARSE)
+    worst = np.deg2rad(_reaching(found)).max(axis=1)
+    # A log does not hold what the contact solver started from: a few windows near the edge of a
+    # contact differ by its tolerance; all others by rounding.
+    assert np.median(worst) < 1e-9
+    assert (worst < 1e-9).mean() >= 0.75
+    assert worst.max() < 2e-5
+    if delay_s:  # the control: forgetting the delay is noticed
+        assert _error(replay([log], {"nominal": nominal}, SPARSE), "nominal") > 0.05
+
+
+def test_the_gap_of_a_worn_robot_is_found_and_the_truth_leaves_the_noise_alone(
+    worn: Log, nominal: Robot
+) -> None:
+    robots = {"nominal": nominal, "truth": Robot.load("g1@worn")}
+    found = replay([worn], robots, SPARSE)
+    assert found.base_known and found.episodes == 4
+    for horizon in ("0.25", "0.5", "1.0"):
+        floor, gap = _error(found, "truth", horizon), _error(found, "nominal", horizon)
+        assert floor < 0.3 * gap
+        assert gap < _error(found, "hold_last", horizon)
+        figure = found.arms["nominal"].horizons[horizon][JOINT_ERROR]
+        assert figure.low < figure.value < figure.high
+    assert found.arms["nominal"].diverged == 0
+    curve = found.arms["nominal"].curve[JOINT_ERROR]
+    assert len(curve) == 50 and curve[0] < curve[-1]
+
+
+def test_a_log_without_base_position_is_replayed_and_says_nothing_about_the_base(
+    case: Case, nominal: Robot
+) -> None:
+    twin = Robot.load("g1@weak_ankle")
+    with_base = record(case, twin, RecordConfig(episodes=2))
+    without = record(case, twin, RecordConfig(episodes=2, base_pose=False))
+    assert "base_pos_w" not in without.fields
+    seen = replay([with_base], {"nominal": nominal}, SPARSE)
+    found = replay([without], {"nominal": nominal}, SPARSE)
+    assert not found.base_known
+    assert list(found.arms["nominal"].horizons["0.25"]) == [JOINT_ERROR]
+    short, known = _error(found, "nominal", "0.25"), _error(seen, "nominal", "0.25")
+    assert short == pytest.approx(known, rel=0.35)
+    assert short < 0.5 * _error(found, "hold_last", "0.25")
+
+
+def test_the_base_is_reckoned_from_attitude_and_legs(case: Case, nominal: Robot) -> None:
+    log = record(case, nominal, RecordConfig(episodes=1))
+    track = log_track(log, nominal)
+    pos, vel = reckoned_base(nominal, track.qpos[:, 3:7], track.joint_pos)
+    moved = track.qpos[:, :3] - track.qpos[0, :3]
+    assert np.abs(pos[:, :2] - moved[:, :2]).max() < 0.04
+    assert np.abs(pos[:, 2] - track.qpos[:, 2]).max() < 0.01
+    assert np.abs(vel - track.qvel[:, :3]).mean() < 0.05
+
+
+def test_the_true_rate_is_replayed(case: Case, nominal: Robot) -> None:
+    slow = at_log_rate(nominal, 48.9)
+    assert slow.control_dt == pytest.approx(1 / 48.9)
+    assert slow.decimation == nominal.decimation
+    assert at_log_rate(nominal, 50.0) is nominal
+    log = record(case, nominal, RecordConfig(episodes=1))
+    stretched = Log(log.joint_names, log.time_s * 50.0 / 48.0, log.joint_pos, log.fields)
+    right, wrong = (replay([one], {"n": nominal}, SPARSE) for one in (log, stretched))
+    assert right.rate_hz == pytest.approx(50.0)
+    assert wrong.rate_hz == pytest.approx(48.0)
+    assert _error(wrong, "n") > 0.05 > _error(right, "n")
+
+
+def test_neither_threads_nor_the_order_of_logs_change_a_replay(worn: Log, nominal: Robot) -> None:
+    config = ReplayConfig(every_s=0.5, threads=1)
+    pieces = worn.segments()[:2]
+    one = replay(pieces, {"n": nominal}, config)
+    two = replay(pieces[::-1], {"n": nominal}, ReplayConfig(every_s=0.5, threads=2))
+    half = len(one.start_row) // 2
+    left, right = one.arms["n"].joint_deg, two.arms["n"].joint_deg
+    assert np.array_equal(left[:half], right[half:], equal_nan=True)
+
+
+def test_what_costs_most_is_where_the_defect_is(case: Case, nominal: Robot) -> None:
+    friction = nominal.frictionloss.copy()
+    friction[nominal.joint_ids(["left_elbow_joint"])] = 4.0
+    told = record(case, nominal.with_(frictionloss=friction), RecordConfig(episodes=2))
+    found = replay([told], {"nominal": nominal}, SPARSE)
+    assert costly(found, "nominal").joints[0][0] == "left_elbow_joint"
+    assert heat_map(found, "nominal").startswith(b"\x89PNG")
+    text = page(found, title="<elbow>", arm="nominal", notes=["a & b"])
+    assert "left_elbow_joint" in text and "&lt;elbow&gt;" in text and "a &amp; b" in text
+    rollout = overlay(told, nominal)
+    assert rollout.error_mm is not None and rollout.reference_qpos is not None
+    assert rollout.error_mm[0] < 1e-9 and rollout.error_mm[49] > 0.5
+    assert rollout.error_mm[50] < 1e-9  # put back
+
+
+def test_what_cannot_be_replayed_is_one_line(worn: Log, nominal: Robot) -> None:
+    def without(*names: str) -> Log:
+        fields = {k: v for k, v in worn.fields.items() if k not in names}
+        return Log(worn.joint_names, worn.time_s, worn.joint_pos, fields)
+
+    robots = {"nominal": nominal}
+    with pytest.raises(InputError, match="no joint_pos_target: there is nothing to replay"):
+        replay([without("joint_pos_target")], robots, SPARSE)
+    with pytest.raises(InputError, match="neither base_quat_wxyz nor imu_quat_wxyz"):
+        replay([without("base_quat_wxyz", "imu_quat_wxyz")], robots, SPARSE)
+    fewer = Log(worn.joint_names[1:], worn.time_s, worn.joint_pos[:, 1:],
+                {"joint_pos_target": worn.fields["joint_pos_target"][:, 1:]})  # fmt: skip
+    with pytest.raises(InputError, match="lacks 1 joints of robot 'g1', first 'left_hip_pitch"):
+        replay([fewer], robots, SPARSE)
+    with pytest.raises(InputError, match="no stretch of the log is as long as a horizon"):
+        replay([worn.rows(slice(0, 10))], robots, SPARSE)
+    with pytest.raises(InputError, match="--horizons-s must rise"):
+        ReplayConfig(horizons_s=(0.5, 0.25))
+
+
+def test_the_commands_record_and_replay(tmp_path: Path) -> None:
+    log, found, drawn = tmp_path / "log.npz", tmp_path / "r.json", tmp_path / "page.html"
+    assert main(["evaluate", "--policy", str(POLICY), "--robot", "g1@isaac", "--episodes", "2",
+                 "--record", str(log), "--quiet"]) == 0  # fmt: skip
+    words = ["--logs", str(log), "--truth", "g1@isaac", "--every-s", "0.5", "--quiet"]
+    assert main(["report", *words, "--page", str(drawn), "--json", str(found)]) == 0
+    result = json.loads(found.read_text())
+    assert set(result["0.25"]) >= {JOINT_ERROR, "global_mpjpe_mm", "mpjpe_mm"}
+    assert result["truth"]["1.0"][JOINT_ERROR]["value"] < result["1.0"][JOINT_ERROR]["value"]
+    assert result["hold_last"]["1.0"][JOINT_ERROR]["value"] > result["1.0"][JOINT_ERROR]["value"]
+    assert "costs most" in drawn.read_text()
+    assert main(["logs", "show", "--logs", str(log), "--quiet"]) == 0

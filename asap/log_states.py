@@ -76,7 +76,7 @@ def with_logged_gains(robot: Robot, log: Log) -> Robot:
     return robot.with_(**changes) if changes else robot
 
 
-def log_track(log: Log, robot: Robot) -> Track:
+def log_track(log: Log, robot: Robot, *, rate_hz: float | None = None) -> Track:
     """Lay a stretch of a log out for a robot.
 
     Rows whose stamps are on an even clock are taken as they are, to the bit; others are
@@ -85,6 +85,7 @@ def log_track(log: Log, robot: Robot) -> Track:
     Args:
         log: Without gaps.
         robot: Holds every joint; those of the log that it lacks are left out.
+        rate_hz: Of the whole log, where this is a piece of it.
 
     Raises:
         InputError: If the log lacks targets, joints, or any attitude of a free base.
@@ -97,7 +98,7 @@ def log_track(log: Log, robot: Robot) -> Track:
             "log has neither base_quat_wxyz nor imu_quat_wxyz: a robot with a free base cannot be "
             "put into its states"
         )
-    robot = with_logged_gains(at_log_rate(robot, log.rate_hz), log)
+    robot = with_logged_gains(at_log_rate(robot, rate_hz or log.rate_hz), log)
     clock = _Clock(log.time_s, robot.control_dt)
     joint_pos = clock.values(log.joint_pos[:, columns])
     joint_vel = _speed(joint_pos, robot.control_dt)

@@ -169,6 +169,7 @@ class _Stretch(NamedTuple):
 
     track: Track
     log: Log
+    """The whole one."""
     episode: tuple[int, int]
 
 
@@ -177,7 +178,8 @@ def _stretches(log: Log, number: int, robot: Robot) -> list[_Stretch]:
     pieces = []
     for place, piece in enumerate(log.segments()):
         own = int(piece.fields["episode"][0]) if "episode" in piece.fields else place
-        pieces.append(_Stretch(log_track(piece, robot), piece, (number, own)))
+        track = log_track(piece, robot, rate_hz=log.rate_hz)
+        pieces.append(_Stretch(track, log, (number, own)))
     return pieces
 
 

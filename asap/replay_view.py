@@ -90,7 +90,10 @@ def overlay(log: Log, robot: Robot, *, window_s: float = 1.0) -> Rollout:
 
     The recording shows the simulation as the robot and the log as its reference.
     """
-    track = max((log_track(piece, robot) for piece in log.segments()), key=lambda t: len(t.qpos))
+    track = max(
+        (log_track(piece, robot, rate_hz=log.rate_hz) for piece in log.segments()),
+        key=lambda t: len(t.qpos),
+    )
     own, rows = track.robot, len(track.qpos)
     sim, points = make_simulation(own, 1), TrackedPoints(own)
     every = max(1, round(window_s / own.control_dt))

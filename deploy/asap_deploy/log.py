@@ -43,6 +43,11 @@ WIDTHS: Mapping[str, Tuple[str, ...]] = {
 LABELS = ("mode", "episode")
 """Channels that may be text or whole numbers; all others are measurements."""
 
+GAP = 2.5
+"""A step longer than so many median ones is a gap: stamps jitter by up to a step."""
+
+_RATE_SPAN = 50
+
 _GAINS = ("stiffness", "damping")
 """(J,) where constant, (T, J) where they changed."""
 
@@ -124,8 +129,9 @@ class Log:
 
     @property
     def rate_hz(self) -> float:
-        """Rows per second, by the median step."""
-        return float(1.0 / np.median(np.diff(self.time_s)))
+        """Rows per second; over many rows, so that late stamps and a few gaps do not count."""
+        span = max(1, min(_RATE_SPAN, (len(self.time_s) - 1) // 4))
+        return float(span / np.median(self.time_s[span:] - self.time_s[:-span]))
 
     def rows(self, chosen: slice) -> Log:
         """The same log with some of its rows, at least two."""
@@ -136,7 +142,7 @@ class Log:
         texts = {name: getattr(self, name) for name in _TEXTS}
         return Log(self.joint_names, self.time_s[chosen], self.joint_pos[chosen], fields, **texts)
 
-    def segments(self, *, max_gap: float = 1.5) -> Tuple[Log, ...]:
+    def segments(self, *, max_gap: float = GAP) -> Tuple[Log, ...]:
         """Stretches without a gap and of one episode, in order; single rows are left out.
 
         Args:

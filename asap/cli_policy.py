@@ -11,8 +11,9 @@ from rich.console import RenderableType
 
 from asap.cli_common import Common, Outcome, Progress, show, table
 from asap.evaluate import Case, EvaluateConfig, Evaluation, evaluate
-from asap.inputs import OpenedMotion, OpenedPolicy, open_motion, open_policy
+from asap.inputs import OpenedMotion, OpenedPolicy, case_of, open_motion, open_policy
 from asap.metrics import ERROR_NAMES
+from asap.record import RecordConfig, record
 from asap.robot import Robot
 from asap.rollout import Rollout
 from asap.tracking import StartNoise
@@ -69,6 +70,10 @@ class Evaluate(Common):
     """Write a rerun recording of the first episode of each clip (.rrd)."""
     png: Path | None = None
     """Write a contact sheet of the first episode of the first clip."""
+    record: Path | None = None
+    """Write a log of such episodes as a robot would (.npz; with several clips a folder)."""
+    record_base: bool = True
+    """Also where the base was, as motion capture knows."""
 
     def run(self, progress: Progress) -> Outcome:
         """Evaluate."""
@@ -89,10 +94,32 @@ class Evaluate(Common):
             seed=self.seed,
             threads=self.threads,
         )
-        result = evaluate([case_of(one) for one in opened], robot, config, progress)
+        cases = [case_of(one) for one in opened]
+        result = evaluate(cases, robot, config, progress)
         written = _draw([clip.rollout for clip in result.clips], self.view, self.png)
+        written += self._record(cases, robot)
         facts = {"robot": robot.name, "written": written, **result.as_dict()}
         return Outcome(result=facts, shown=[_evaluation_table(result, robot)], inputs=inputs)
+
+    def _record(self, cases: list[Case], robot: Robot) -> list[Path]:
+        """A log of each clip, where asked for."""
+        if self.record is None:
+            return []
+        config = RecordConfig(
+            episodes=self.episodes,
+            base_pose=self.record_base,
+            start_noise=0.0 if self.start_noise == "none" else 1.0,
+            fail_distance_m=self.fail_distance_m,
+            seed=self.seed,
+            threads=self.threads,
+        )
+        single = len(cases) == 1 and self.record.suffix == ".npz"
+        written = []
+        for case in cases:
+            target = self.record if single else self.record / f"{case.name}.npz"
+            record(case, robot, config).save(target)
+            written.append(target)
+        return written
 
     def _walk(
         self, opened: OpenedPolicy, robot: Robot, progress: Progress, inputs: list[Path]
@@ -234,17 +261,6 @@ def open_policies(
             "motions, or one for each"
         )
     return [open_policy(path, robot, clip, layout) for path, clip in zip(paths, clips, strict=True)]
-
-
-def case_of(opened: OpenedPolicy) -> Case:
-    """What is evaluated.
-
-    Raises:
-        InputError: If the policy has no clip.
-    """
-    if opened.motion is None:
-        raise InputError(f"'{opened.name}' follows commands: evaluate it alone, with --command")
-    return Case(opened.policy, opened.motion, opened.name)
 
 
 def _evaluation_table(result: Evaluation, robot: Robot) -> RenderableType:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from asap.evaluate import Case
 from asap.export import FOREIGN_KEYS, adopt, motion_inside, motion_of
 from asap.motions import import_motion
 from asap.robot import Robot
@@ -126,3 +127,14 @@ def _check_clip(policy: Policy, motion: OpenedMotion | None) -> None:
             f"policy tracks '{facts.name}' of {facts.duration_s:.2f} s, motion '{motion.name}' "
             f"lasts {motion.motion.duration_s:.2f} s: give the clip that it was made for"
         )
+
+
+def case_of(opened: OpenedPolicy) -> Case:
+    """What is evaluated.
+
+    Raises:
+        InputError: If the policy has no clip.
+    """
+    if opened.motion is None:
+        raise InputError(f"'{opened.name}' follows commands: evaluate it alone, with --command")
+    return Case(opened.policy, opened.motion, opened.name)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asap.closed_loop import compare_run
+from asap.inputs import case_of, open_policy
 from asap.log_import import open_log
 from asap.metrics import Interval
 from asap.replay import JOINT_ERROR, Replay, ReplayConfig, replay
@@ -70,3 +72,14 @@ def test_a_biped_that_the_model_does_not_explain_is_worse_than_standing_still(
     assert _errors(found, "nominal")[0] > _errors(found, "hold_last")[0]
     slow = _replayed("bhl_biped", "npz/test_run_024.npz", tmp_path)
     assert slow.rate_hz == pytest.approx(25.0, rel=5e-3)
+
+
+def test_a_real_g1_does_what_the_simulated_one_does_under_the_same_policy() -> None:
+    folder, robot = SHARED / "g1_closed_loop", Robot.load("g1")
+    columns = ROOT / "real_logs" / "columns" / "g1_closed_loop.toml"
+    opened = open_log(next(folder.rglob("*_to_locomode.csv")), columns=columns, robot=robot)
+    case = case_of(open_policy(next(folder.glob("policies/*.onnx")), robot, None, None))
+    found = compare_run(opened.log, case, robot)
+    assert found.covered_s > 11.5
+    assert found.joint_mae_deg.mean() < 2.5
+    assert found.joint_mae_deg.mean() < 0.6 * found.reference_mae_deg.mean()

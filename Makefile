@@ -13,7 +13,7 @@ setup: .venv/.installed
 .venv/.installed: pyproject.toml deploy/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("asap needs Python 3.11 or newer; got " + sys.version.split()[0] + "; say `make setup PYTHON=python3.12`" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./deploy -e '.[dev,motions]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./deploy -e '.[dev,motions,logs]'
 	touch $@
 
 demo: setup

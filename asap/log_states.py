@@ -64,7 +64,7 @@ def with_logged_gains(robot: Robot, log: Log) -> Robot:
 
     A twin whose motors answer more weakly than they are told does so under any gains.
     """
-    columns = _columns(log, robot)
+    columns = columns_of(log, robot)
     nominal = Robot.load(robot.name.partition("@")[0]) if "@" in robot.name else robot
     changes = {}
     for name in ("stiffness", "damping"):
@@ -92,7 +92,7 @@ def log_track(log: Log, robot: Robot, *, rate_hz: float | None = None) -> Track:
     """
     if "joint_pos_target" not in log.fields:
         raise InputError("log has no joint_pos_target: there is nothing to replay")
-    columns = _columns(log, robot)
+    columns = columns_of(log, robot)
     if robot.has_free_base and not {"imu_quat_wxyz", "base_quat_wxyz"} & set(log.fields):
         raise InputError(
             "log has neither base_quat_wxyz nor imu_quat_wxyz: a robot with a free base cannot be "
@@ -189,8 +189,12 @@ class _Clock:
         return channel[np.maximum(rows, 0)]
 
 
-def _columns(log: Log, robot: Robot) -> list[int]:
-    """Places of the robot's joints in the log."""
+def columns_of(log: Log, robot: Robot) -> list[int]:
+    """Places of the robot's joints in a log.
+
+    Raises:
+        InputError: If it lacks one.
+    """
     places = {name: i for i, name in enumerate(log.joint_names)}
     missing = [name for name in robot.joint_names if name not in places]
     if missing:

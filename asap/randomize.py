@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from asap.sim import CpuSimulation
+from asap.variation import Variation
 from asap_deploy.errors import InputError
 
 Range = tuple[float, float]
@@ -24,7 +25,6 @@ Range = tuple[float, float]
 
 _FACTORS = ("friction", "link_mass", "stiffness", "damping", "armature", "torque_limit")
 _NOT_NEGATIVE = ("added_frictionloss", "delay_s")
-_INERTIAL = ("link_mass", "added_mass_kg", "com_offset_m", "armature")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,28 +117,9 @@ class Randomizer:
             InputError: If the delay does not fit the simulation or a body could lose all its mass.
         """
         self.config, self._sim, self._rng, self._ranges = config, sim, rng, config.active
-        robot, model = sim.robot, sim.model
-        self._bodies = np.array([model.body(name).id for name in robot.body_names])
-        self._anchor = robot.body_names.index(robot.anchor_name)
-        self._dofs = robot.qvel_ids
-        self._mass = model.body_mass[self._bodies]
-        joints, bodies = len(robot.joint_names), len(robot.body_names)
-        rows = sim.num_envs
-        neutral = {
-            "friction": np.ones((rows, 1)),
-            "link_mass": np.ones((rows, bodies)),
-            "added_mass_kg": np.zeros((rows, 1)),
-            "com_offset_m": np.zeros((rows, 3)),
-            "stiffness": np.ones((rows, joints)),
-            "damping": np.ones((rows, joints)),
-            "armature": np.ones((rows, joints)),
-            "added_frictionloss": np.zeros((rows, joints)),
-            "torque_limit": np.ones((rows, joints)),
-            "delay_s": np.tile(robot.delay_s, (rows, 1)),
-        }
-        self.drawn = {name: neutral[name] for name in self._ranges}
+        self._variation = Variation(sim, self._ranges)
+        self.drawn = self._variation.values
         """What robots have, N rows each, by field of the config; only what is randomised."""
-        self._neutral = {name: values[:1] for name, values in neutral.items()}
         self._check()
 
     def draw(self, env_ids: np.ndarray) -> None:
@@ -147,7 +128,7 @@ class Randomizer:
             # One delay for all joints: they hang on one bus.
             width = 1 if name == "delay_s" else self.drawn[name].shape[1]
             self.drawn[name][env_ids] = self._rng.uniform(low, high, (len(env_ids), width))
-        self._write(env_ids)
+        self._variation.write(env_ids)
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """What the robots are, beside the random generator."""
@@ -157,16 +138,17 @@ class Randomizer:
         """Undo the draws since the snapshot."""
         for name, values in self.drawn.items():
             values[:] = snapshot[name]
-        self._write(np.arange(self._sim.num_envs))
+        self._variation.write(np.arange(self._sim.num_envs))
 
     def _check(self) -> None:
         """Refuse what only the robot can tell, before anything is written."""
         config, sim = self.config, self._sim
-        lightest = config.link_mass[0] * self._mass[self._anchor] + config.added_mass_kg[0]
+        own = self._variation.anchor_mass_kg
+        lightest = config.link_mass[0] * own + config.added_mass_kg[0]
         if "added_mass_kg" in self._ranges and not lightest > 0.0:
             raise InputError(
                 f"added_mass_kg leaves '{sim.robot.anchor_name}' with {lightest:.3g} kg; it has "
-                f"{self._mass[self._anchor]:.3g} kg"
+                f"{own:.3g} kg"
             )
         longest = sim.model.actuator_history[:, 0].min() * sim.physics_dt
         if "delay_s" in self._ranges and config.max_delay_s > longest + 1e-9:
@@ -174,77 +156,3 @@ class Randomizer:
                 f"delay_s goes up to {config.max_delay_s:g} s; the simulation holds {longest:g} s; "
                 "make it with max_delay_s=config.max_delay_s"
             )
-
-    def _write(self, rows: np.ndarray) -> None:
-        """Make the models of these robots what was drawn for them."""
-        if "friction" in self._ranges:
-            self._write_friction(rows)
-        self._write_inertia(rows)
-        self._write_motors(rows)
-        if "delay_s" in self._ranges:
-            self._sim.set_delay(self.drawn["delay_s"][rows], rows)
-
-    def _write_friction(self, rows: np.ndarray) -> None:
-        """Sliding friction, of every geom and every pair.
-
-        MuJoCo takes the larger friction of two geoms of equal priority, else that of the higher
-        priority: sole or floor alone would often change nothing. All by the same factor change
-        the result by that factor in both cases. An explicit pair ignores its geoms.
-        """
-        batch, model, factor = self._sim.batch, self._sim.model, self.drawn["friction"][rows]
-        batch.expand("geom_friction")[rows, :, 0] = model.geom_friction[:, 0] * factor
-        if model.npair:
-            sliding = model.pair_friction[:, :2] * factor[:, :, None]
-            batch.expand("pair_friction")[rows, :, :2] = sliding
-
-    def _write_inertia(self, rows: np.ndarray) -> None:
-        """Masses, inertias, the torso's centre of mass and the rotors', then what follows.
-
-        What follows is left to ``mj_setConst``: subtree masses (sensors and cameras), the inverse
-        weights by which contacts, limits and dry friction are softened, the inertia at rest, and
-        whether MuJoCo may take a body's frame for that of its mass; without that a shift of a
-        centre of mass at the origin is ignored and geoms at the centre of mass move with it.
-        """
-        if not any(name in self._ranges for name in _INERTIAL):
-            return
-        batch, model = self._sim.batch, self._sim.model
-        if "link_mass" in self._ranges or "added_mass_kg" in self._ranges:
-            mass = self._mass * self._of("link_mass", rows)
-            mass[:, self._anchor] += self._of("added_mass_kg", rows)[:, 0]
-            ratio = np.ones_like(mass)
-            np.divide(mass, self._mass, out=ratio, where=self._mass > 0.0)
-            places = np.ix_(rows, self._bodies)
-            batch.expand("body_mass")[places] = mass
-            inertia = model.body_inertia[self._bodies] * ratio[:, :, None]
-            batch.expand("body_inertia")[places] = inertia
-        if "com_offset_m" in self._ranges:
-            body = self._bodies[self._anchor]
-            com = model.body_ipos[body] + self.drawn["com_offset_m"][rows]
-            batch.expand("body_ipos")[rows, body] = com
-        if "armature" in self._ranges:
-            armature = model.dof_armature[self._dofs] * self.drawn["armature"][rows]
-            batch.expand("dof_armature")[np.ix_(rows, self._dofs)] = armature
-        batch.set_const(np.sort(rows))
-
-    def _write_motors(self, rows: np.ndarray) -> None:
-        """Gains, limits and dry friction; nothing is derived from them."""
-        batch, model, ranges = self._sim.batch, self._sim.model, self._ranges
-        # torque = gainprm[0] target + biasprm[1] q + biasprm[2] qd, where biasprm[1] = -gainprm[0]
-        if "stiffness" in ranges:
-            factor = self.drawn["stiffness"][rows]
-            batch.expand("actuator_gainprm")[rows, :, 0] = model.actuator_gainprm[:, 0] * factor
-            batch.expand("actuator_biasprm")[rows, :, 1] = model.actuator_biasprm[:, 1] * factor
-        if "damping" in ranges:
-            factor = self.drawn["damping"][rows]
-            batch.expand("actuator_biasprm")[rows, :, 2] = model.actuator_biasprm[:, 2] * factor
-        if "torque_limit" in ranges:
-            limits = model.actuator_forcerange * self.drawn["torque_limit"][rows][:, :, None]
-            batch.expand("actuator_forcerange")[rows] = limits
-        if "added_frictionloss" in ranges:
-            own = model.dof_frictionloss[self._dofs]
-            places = np.ix_(rows, self._dofs)
-            batch.expand("dof_frictionloss")[places] = own + self.drawn["added_frictionloss"][rows]
-
-    def _of(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """What was drawn for robots (n, width), or the one row that changes nothing."""
-        return self.drawn[name][rows] if name in self._ranges else self._neutral[name]

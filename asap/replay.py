@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asap.log_states import Track, log_track
+from asap.log_states import log_track
+from asap.log_windows import Windows, stretches_of
 from asap.metrics import MM, Interval, TrackedPoints, bootstrap_ratio
 from asap.robot import Robot
 from asap.sim import CpuSimulation
@@ -34,11 +35,6 @@ BODY_ERRORS = (
 )
 _AT_ONCE = 2048
 """Windows simulated side by side."""
-_PAST = 64
-"""Control steps of targets that may still be under way."""
-_FEW_EPISODES = 4
-_BLOCK_S = 5.0
-"""Where a log has few episodes, blocks of it are drawn for the intervals instead [s]."""
 
 Progress = Callable[[float], None]
 Simulate = Callable[[Robot, int], CpuSimulation]
@@ -133,9 +129,11 @@ def replay(
         InputError: If a log cannot be replayed, or none has a stretch as long as a horizon.
     """
     first = next(iter(robots.values()))
-    stretches = [s for number, log in enumerate(logs) for s in _stretches(log, number, first)]
+    stretches = [s for number, log in enumerate(logs) for s in stretches_of(log, number, first)]
     late_s = config.delay_ms / 1000.0 + max(float(r.delay_s.max()) for r in robots.values())
-    windows = _Windows(stretches, config, late_s)
+    windows = Windows(
+        stretches, horizons_s=config.horizons_s, every_s=config.every_s, late_s=late_s
+    )
     told = progress or (lambda fraction: None)
     base_known = all(s.track.base_known for s in stretches)
     truth = _Truth(windows, base_known)
@@ -164,80 +162,10 @@ def replay(
     )  # fmt: skip
 
 
-class _Stretch(NamedTuple):
-    """A piece of a log without gaps."""
-
-    track: Track
-    log: Log
-    """The whole one."""
-    episode: tuple[int, int]
-
-
-def _stretches(log: Log, number: int, robot: Robot) -> list[_Stretch]:
-    """The pieces of a log."""
-    pieces = []
-    for place, piece in enumerate(log.segments()):
-        own = int(piece.fields["episode"][0]) if "episode" in piece.fields else place
-        track = log_track(piece, robot, rate_hz=log.rate_hz)
-        pieces.append(_Stretch(track, log, (number, own)))
-    return pieces
-
-
-class _Windows:
-    """Where windows start; rows are those of all stretches, one after the other."""
-
-    def __init__(self, stretches: Sequence[_Stretch], config: ReplayConfig, late_s: float) -> None:
-        """Windows begin where every target that is still under way is in the log."""
-        if not stretches:
-            raise InputError("there is no stretch of a log to replay")
-        rates = {round(1.0 / s.track.robot.control_dt, 3) for s in stretches}
-        if max(rates) > 1.02 * min(rates):
-            raise InputError(f"logs have different rates ({sorted(rates)} Hz): replay them apart")
-        self.stretches, self.dt = stretches, stretches[0].track.robot.control_dt
-        self.horizons = [max(1, round(h / self.dt)) for h in config.horizons_s]
-        self.steps, stride = self.horizons[-1], max(1, round(config.every_s / self.dt))
-        lengths = np.array([len(s.track.qpos) for s in stretches])
-        lead = int(np.ceil(late_s / self.dt))
-        starts = [np.arange(lead, length - self.horizons[0], stride) for length in lengths]
-        self.start = np.concatenate(starts)
-        """(W,) row of its stretch that a window begins in"""
-        self.stretch = np.repeat(np.arange(len(stretches)), [len(s) for s in starts])
-        """(W,)"""
-        if len(self.start) == 0:
-            raise InputError(
-                f"no stretch of the log is as long as a horizon ({config.horizons_s[0]:g} s)"
-            )
-        self._first = (np.cumsum(lengths) - lengths)[self.stretch]
-        self._last = self._first + lengths[self.stretch] - 1
-        self.qpos, self.qvel, self.joint_pos, self.target = (
-            np.concatenate([getattr(s.track, name) for s in stretches])
-            for name in ("qpos", "qvel", "joint_pos", "joint_pos_target")
-        )
-
-    def rows(self, window: np.ndarray, step: int) -> np.ndarray:
-        """(n,) rows, never beyond the window's own stretch."""
-        rows = self._first[window] + self.start[window] + step
-        return np.clip(rows, self._first[window], self._last[window])
-
-    def inside(self, window: np.ndarray, step: int) -> np.ndarray:
-        """(n,) windows that reach so far."""
-        return self._first[window] + self.start[window] + step <= self._last[window]
-
-    def blocks(self) -> np.ndarray:
-        """(W,) what is drawn for the intervals: episodes, or pieces of a few long ones."""
-        episodes = [s.episode for s in self.stretches]
-        order = {episode: i for i, episode in enumerate(dict.fromkeys(episodes))}
-        numbers = np.array([order[episode] for episode in episodes])[self.stretch]
-        if len(order) >= _FEW_EPISODES:
-            return numbers
-        pieces = (self.start * self.dt // _BLOCK_S).astype(np.intp)
-        return np.unique(np.stack([numbers, pieces]), axis=1, return_inverse=True)[1].reshape(-1)
-
-
 class _Truth:
     """Where the log says that joints and bodies were, row by row."""
 
-    def __init__(self, windows: _Windows, base_known: bool) -> None:
+    def __init__(self, windows: Windows, base_known: bool) -> None:
         robot = windows.stretches[0].track.robot
         self.joint_pos, self.base = windows.joint_pos, windows.qpos[:, :3]
         self.points: np.ndarray | None = None
@@ -250,7 +178,7 @@ class _Truth:
 class _Meter:
     """Fills in the errors of all windows, step by step."""
 
-    def __init__(self, windows: _Windows, truth: _Truth) -> None:
+    def __init__(self, windows: Windows, truth: _Truth) -> None:
         count, joints = len(windows.start), truth.joint_pos.shape[1]
         self.windows, self.truth = windows, truth
         self.joint_deg = np.full((count, windows.steps, joints), np.nan, dtype=np.float32)
@@ -303,7 +231,7 @@ def _own_simulation(config: ReplayConfig) -> Simulate:
 
 
 def _simulated(
-    windows: _Windows, truth: _Truth, robot: Robot, simulate: Simulate,
+    windows: Windows, truth: _Truth, robot: Robot, simulate: Simulate,
     config: ReplayConfig, progress: Progress,
 ) -> tuple[Errors, int]:  # fmt: skip
     """All windows through a simulator."""
@@ -315,10 +243,7 @@ def _simulated(
         own = _like(robot, windows, window)
         sim = simulate(own, len(window))
         points = TrackedPoints(own)
-        rows = windows.rows(window, 0)
-        past = [windows.target[windows.rows(window, -back)] for back in range(_PAST, 0, -1)]
-        sim.reset(np.arange(len(window)), windows.qpos[rows], windows.qvel[rows],
-                  joint_pos_target=np.stack(past, axis=1))  # fmt: skip
+        windows.start_in(sim, window)
         last = (sim.joint_pos.copy(), points.positions(sim.body_pos_w, sim.body_quat_wxyz),
                 sim.base_pos_w.copy())  # fmt: skip
         meter.restart()
@@ -335,13 +260,13 @@ def _simulated(
     return meter.errors(), diverged
 
 
-def _like(robot: Robot, windows: _Windows, window: np.ndarray) -> Robot:
+def _like(robot: Robot, windows: Windows, window: np.ndarray) -> Robot:
     """The arm's robot at the rate, and under the gains, of the log."""
     stretch = windows.stretches[windows.stretch[window[0]]]
     return log_track(stretch.log, robot).robot
 
 
-def _held(windows: _Windows, truth: _Truth) -> Errors:
+def _held(windows: Windows, truth: _Truth) -> Errors:
     """Nothing moves."""
     meter, window = _Meter(windows, truth), np.arange(len(windows.start))
     rows = windows.rows(window, 0)
@@ -352,7 +277,7 @@ def _held(windows: _Windows, truth: _Truth) -> Errors:
     return meter.errors()
 
 
-def _as_told(windows: _Windows, truth: _Truth) -> Errors:
+def _as_told(windows: Windows, truth: _Truth) -> Errors:
     """Joints are where the last target wanted them; bodies are not predicted."""
     meter, window = _Meter(windows, truth), np.arange(len(windows.start))
     for step in range(1, windows.steps + 1):
@@ -362,7 +287,7 @@ def _as_told(windows: _Windows, truth: _Truth) -> Errors:
 
 
 def _arm(
-    name: str, errors: Errors, diverged: int, windows: _Windows, blocks: np.ndarray,
+    name: str, errors: Errors, diverged: int, windows: Windows, blocks: np.ndarray,
     config: ReplayConfig,
 ) -> Arm:  # fmt: skip
     """Means and intervals."""

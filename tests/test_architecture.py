@@ -31,12 +31,12 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.grounding asap.log_asap asap.motion_orders asap.metrics asap.rollout asap.sim_protocol asap.sim_spec",
     "asap.motions asap.log_import asap.sim asap.tracking asap.sheet asap.visualize asap.bench_results "
     "asap.motion_plan asap.inverse_dynamics",
-    "asap.choreography asap.dynamics_check asap.rewards asap.policy asap.randomize asap.twin",
-    "asap.motion_check asap.export asap.evaluate asap.bench asap.whole_body",
+    "asap.choreography asap.dynamics_check asap.rewards asap.policy asap.variation asap.twin",
+    "asap.motion_check asap.randomize asap.export asap.evaluate asap.bench asap.whole_body",
     "asap.inputs asap.walk asap.balance asap.bench_integrators asap.momentum_fit asap.starts asap.record asap.log_states "
     "asap.warm_start asap.linearise",
-    "asap.env asap.regulator asap.replay",
-    "asap.published asap.make_motions asap.vecenv asap.imitate asap.curves asap.checkpoint",
+    "asap.env asap.regulator asap.log_windows",
+    "asap.replay asap.published asap.make_motions asap.vecenv asap.imitate asap.curves asap.checkpoint",
     "asap.ppo",
     "asap.train",
     "asap.cli_common asap.bench_train asap.bench_gap asap.replay_view asap.closed_loop",

@@ -1,0 +1,118 @@
+"""Windows of logs: where they start, what state they start in, which targets they get.
+
+pieces = [s for i, log in enumerate(logs) for s in stretches_of(log, i, robot)]
+windows = Windows(pieces, horizons_s=(0.25, 1.0), every_s=0.1, late_s=0.0)
+windows.start_in(sim, window)                    # (n,) windows, one robot each
+sim.step(windows.target[windows.rows(window, 0)])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from asap.log_states import Track, log_track
+from asap.robot import Robot
+from asap.sim import CpuSimulation
+from asap_deploy.errors import InputError
+from asap_deploy.log import Log
+
+_PAST = 64
+"""Control steps of targets that may still be under way."""
+_FEW_EPISODES = 4
+_BLOCK_S = 5.0
+"""Where a log has few episodes, blocks of it are drawn for the intervals instead [s]."""
+
+
+class Stretch(NamedTuple):
+    """A piece of a log without gaps."""
+
+    track: Track
+    log: Log
+    """The whole one."""
+    episode: tuple[int, int]
+
+
+def stretches_of(log: Log, number: int, robot: Robot) -> list[Stretch]:
+    """The pieces of a log."""
+    pieces = []
+    for place, piece in enumerate(log.segments()):
+        own = int(piece.fields["episode"][0]) if "episode" in piece.fields else place
+        track = log_track(piece, robot, rate_hz=log.rate_hz)
+        pieces.append(Stretch(track, log, (number, own)))
+    return pieces
+
+
+class Windows:
+    """Where windows start; rows are those of all stretches, one after the other."""
+
+    def __init__(
+        self,
+        stretches: Sequence[Stretch],
+        *,
+        horizons_s: Sequence[float],
+        every_s: float,
+        late_s: float,
+    ) -> None:
+        """Lay windows out.
+
+        Args:
+            stretches: Of one rate.
+            horizons_s: Lengths that matter; a window holds the first at least [s].
+            every_s: Between starts [s].
+            late_s: Longest delay; windows begin where every target under way is in the log [s].
+
+        Raises:
+            InputError: If rates differ, or no stretch is long enough.
+        """
+        if not stretches:
+            raise InputError("there is no stretch of a log to replay")
+        rates = {round(1.0 / s.track.robot.control_dt, 3) for s in stretches}
+        if max(rates) > 1.02 * min(rates):
+            raise InputError(f"logs have different rates ({sorted(rates)} Hz): replay them apart")
+        self.stretches, self.dt = stretches, stretches[0].track.robot.control_dt
+        self.horizons = [max(1, round(h / self.dt)) for h in horizons_s]
+        self.steps, stride = self.horizons[-1], max(1, round(every_s / self.dt))
+        lengths = np.array([len(s.track.qpos) for s in stretches])
+        lead = int(np.ceil(late_s / self.dt))
+        starts = [np.arange(lead, length - self.horizons[0], stride) for length in lengths]
+        self.start = np.concatenate(starts)
+        """(W,) row of its stretch that a window begins in"""
+        self.stretch = np.repeat(np.arange(len(stretches)), [len(s) for s in starts])
+        """(W,)"""
+        if len(self.start) == 0:
+            raise InputError(f"no stretch of the log is as long as a horizon ({horizons_s[0]:g} s)")
+        self._first = (np.cumsum(lengths) - lengths)[self.stretch]
+        self._last = self._first + lengths[self.stretch] - 1
+        self.qpos, self.qvel, self.joint_pos, self.target = (
+            np.concatenate([getattr(s.track, name) for s in stretches])
+            for name in ("qpos", "qvel", "joint_pos", "joint_pos_target")
+        )
+
+    def rows(self, window: np.ndarray, step: int) -> np.ndarray:
+        """(n,) rows, never beyond the window's own stretch."""
+        rows = self._first[window] + self.start[window] + step
+        return np.clip(rows, self._first[window], self._last[window])
+
+    def inside(self, window: np.ndarray, step: int) -> np.ndarray:
+        """(n,) windows that reach so far."""
+        return self._first[window] + self.start[window] + step <= self._last[window]
+
+    def blocks(self) -> np.ndarray:
+        """(W,) what is drawn for the intervals: episodes, or pieces of a few long ones."""
+        episodes = [s.episode for s in self.stretches]
+        order = {episode: i for i, episode in enumerate(dict.fromkeys(episodes))}
+        numbers = np.array([order[episode] for episode in episodes])[self.stretch]
+        if len(order) >= _FEW_EPISODES:
+            return numbers
+        pieces = (self.start * self.dt // _BLOCK_S).astype(np.intp)
+        return np.unique(np.stack([numbers, pieces]), axis=1, return_inverse=True)[1].reshape(-1)
+
+    def start_in(self, sim: CpuSimulation, window: np.ndarray) -> None:
+        """Put robot i of a simulation into the first state of ``window[i]``, all of them."""
+        rows = self.rows(window, 0)
+        past = [self.target[self.rows(window, -back)] for back in range(_PAST, 0, -1)]
+        sim.reset(np.arange(len(window)), self.qpos[rows], self.qvel[rows],
+                  joint_pos_target=np.stack(past, axis=1))  # fmt: skip

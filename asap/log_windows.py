@@ -91,6 +91,13 @@ class Windows:
             for name in ("qpos", "qvel", "joint_pos", "joint_pos_target")
         )
 
+    def keep(self, count: int) -> None:
+        """Leave out windows beyond a number, evenly over the log."""
+        if len(self.start) > count:
+            kept = np.unique(np.linspace(0, len(self.start) - 1, count).round().astype(int))
+            self.start, self.stretch = self.start[kept], self.stretch[kept]
+            self._first, self._last = self._first[kept], self._last[kept]
+
     def rows(self, window: np.ndarray, step: int) -> np.ndarray:
         """(n,) rows, never beyond the window's own stretch."""
         rows = self._first[window] + self.start[window] + step

@@ -113,7 +113,7 @@ class Variation:
             return
         batch, model = self._sim.batch, self._sim.model
         if "link_mass" in self.values or "added_mass_kg" in self.values:
-            mass = self._mass * self._of("link_mass", rows)
+            mass = np.tile(self._mass, (len(rows), 1)) * self._of("link_mass", rows)
             mass[:, self._anchor] += self._of("added_mass_kg", rows)[:, 0]
             ratio = np.ones_like(mass)
             np.divide(mass, self._mass, out=ratio, where=self._mass > 0.0)

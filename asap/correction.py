@@ -1,0 +1,168 @@
+"""What a fit says about a robot: a correction of its model that every simulation can apply.
+
+    correction = Correction.load("runs/fit/worn/correction.json")
+    corrected = correction.robot(Robot.load("g1"))       # replay, evaluate, train on it
+    correction.write_mjcf(Robot.load("g1"), "corrected.xml")
+
+Identified parameters are factors of, or additions to, what the model says, so they mean the same
+under any gains that a policy sends. The file is JSON: nothing in it can run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asap import results
+from asap.robot import Robot
+from asap.variation import QUANTITIES
+from asap_deploy.errors import InputError, suggestion
+from asap_deploy.npz import write_atomic
+
+FORMAT, VERSION = "asap-correction", 1
+_MAX_BYTES = 10 << 20
+_PER_JOINT = ("stiffness", "damping", "armature", "added_frictionloss", "torque_limit", "delay_s")
+_FACTORS = ("stiffness", "damping", "armature", "torque_limit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correction:
+    """Identified parameters with where they come from."""
+
+    robot_name: str
+    """Robot that it corrects, without a twin."""
+    joint_names: tuple[str, ...]
+    parameters: Mapping[str, tuple[float, ...]]
+    """By quantity of ``asap.variation``: per joint, or the torso's, or one number."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Hashes of logs, versions, seed."""
+    heldout: Mapping[str, Any] = field(default_factory=dict)
+    """Errors on data that was not fitted, with and without."""
+
+    def __post_init__(self) -> None:
+        """Check what a file could get wrong.
+
+        Raises:
+            InputError: On an unknown quantity, or values that are too few or make no sense.
+        """
+        widths = dict.fromkeys(_PER_JOINT, len(self.joint_names))
+        widths |= {"added_mass_kg": 1, "com_offset_m": 3, "friction": 1}
+        for name, values in self.parameters.items():
+            if name not in widths:
+                valid = [q for q in QUANTITIES if q in widths]
+                raise InputError(f"correction of unknown '{name}'{suggestion(name, valid)}")
+            numbers = np.asarray(values, dtype=float)
+            if numbers.shape != (widths[name],) or not np.isfinite(numbers).all():
+                raise InputError(f"correction of '{name}' needs {widths[name]} finite numbers")
+            positive = name in (*_FACTORS, "friction")
+            if (positive and not (numbers > 0.0).all()) or (
+                name == "delay_s" and not (numbers >= 0.0).all()
+            ):
+                raise InputError(f"correction of '{name}' holds {numbers.min():g}: must be above 0")
+
+    @property
+    def empty(self) -> bool:
+        """Whether it corrects nothing."""
+        return not self.parameters
+
+    def robot(self, robot: Robot) -> Robot:
+        """The robot as the correction says that it is.
+
+        Raises:
+            InputError: If it is another robot, or joints are unknown.
+        """
+        if robot.name.partition("@")[0] != self.robot_name:
+            raise InputError(f"correction is of robot '{self.robot_name}', not of '{robot.name}'")
+        unknown = sorted(set(robot.joint_names) - set(self.joint_names))
+        if unknown:
+            raise InputError(f"correction says nothing about joint '{unknown[0]}'")
+        order = [self.joint_names.index(name) for name in robot.joint_names]
+        changes: dict[str, Any] = {}
+        for name in _PER_JOINT:
+            if name not in self.parameters:
+                continue
+            values = np.asarray(self.parameters[name])[order]
+            own = name.removeprefix("added_")
+            if name in _FACTORS:
+                changes[own] = getattr(robot, own) * values
+            elif name == "delay_s":
+                changes[own] = values
+            else:
+                changes[own] = getattr(robot, own) + values
+        name = robot.name if "@" in robot.name else f"{robot.name}@corrected"
+        facts = dataclasses.replace(robot.facts, layers=(*robot.facts.layers, self._layer(robot)))
+        return robot.with_(name=name, facts=facts, **changes)
+
+    def _layer(self, robot: Robot) -> dict[str, Any]:
+        """Masses and floor as a table of robot.toml."""
+        layer: dict[str, Any] = {}
+        body: dict[str, Any] = {}
+        table = robot.facts.table("bodies").get(robot.anchor_name, {})
+        if "added_mass_kg" in self.parameters:
+            own = float(robot.model.body(robot.anchor_name).mass[0])
+            factor = 1.0 + self.parameters["added_mass_kg"][0] / own
+            body["mass_scale"] = table.get("mass_scale", 1.0) * factor
+        if "com_offset_m" in self.parameters:
+            before = np.asarray(table.get("com_offset", (0.0, 0.0, 0.0)))
+            body["com_offset"] = (before + self.parameters["com_offset_m"]).tolist()
+        if body:
+            layer["bodies"] = {robot.anchor_name: body}
+        if "friction" in self.parameters:
+            feet = np.concatenate(robot.foot_geom_ids)
+            own = float(robot.model.geom_friction[feet, 0].max())
+            layer["foot_contact"] = {"friction": own * self.parameters["friction"][0]}
+        return layer
+
+    def write_mjcf(self, robot: Robot, path: Path) -> None:
+        """The corrected robot as a plain MJCF for any user of MuJoCo."""
+        text = self.robot(robot).spec().to_xml()
+        write_atomic(path, lambda stream: stream.write(text.encode()))
+
+    def save(self, path: Path) -> None:
+        """Write the file at once or not at all."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "robot": self.robot_name,
+            "joint_names": list(self.joint_names),
+            "parameters": {name: list(values) for name, values in self.parameters.items()},
+            "provenance": dict(self.provenance),
+            "heldout": dict(self.heldout),
+        }
+        results.write_json(path, content)
+
+    @classmethod
+    def load(cls, path: Path) -> Correction:
+        """Read the file.
+
+        Raises:
+            InputError: If it is no correction of a known version, or makes no sense.
+        """
+        try:
+            if path.stat().st_size > _MAX_BYTES:
+                raise InputError("too large for a correction", file=path)
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            found = raw.get("format"), raw.get("version")
+            if found != (FORMAT, VERSION):
+                raise InputError(
+                    f"not a correction of ours: format and version are {found}, expected "
+                    f"{(FORMAT, VERSION)}", file=path
+                )  # fmt: skip
+            return cls(
+                robot_name=str(raw["robot"]),
+                joint_names=tuple(str(name) for name in raw["joint_names"]),
+                parameters={str(k): tuple(float(x) for x in v)
+                            for k, v in raw["parameters"].items()},
+                provenance=dict(raw.get("provenance", {})),
+                heldout=dict(raw.get("heldout", {})),
+            )  # fmt: skip
+        except InputError as error:
+            raise InputError(str(error), file=None if "(file:" in str(error) else path) from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError(f"correction cannot be read: {error}", file=path) from None

@@ -19,7 +19,17 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from asap import __version__, cli_bench, cli_data, cli_motions, cli_policy, cli_train, results
+from asap import (
+    __version__,
+    cli_bench,
+    cli_data,
+    cli_fit,
+    cli_logs,
+    cli_motions,
+    cli_policy,
+    cli_train,
+    results,
+)
 from asap.cli_common import BAD_INPUT, INTERRUPTED, Common
 from asap_deploy.errors import InputError, suggestion
 
@@ -38,9 +48,16 @@ COMMANDS: dict[str, type[Common]] = {
     "export": cli_policy.Export,
     "view": cli_policy.View,
     "pretrain": cli_train.Pretrain,
+    "logs check": cli_logs.LogsCheck,
+    "logs convert": cli_logs.LogsConvert,
+    "logs show": cli_logs.LogsShow,
+    "replay": cli_logs.ReplayLogs,
+    "report": cli_logs.Report,
+    "fit": cli_fit.Fit,
     "bench sim": cli_bench.BenchSim,
     "bench integrators": cli_bench.BenchIntegrators,
     "bench train": cli_bench.BenchTrain,
+    "bench gap": cli_bench.BenchGap,
     "bench published": cli_bench.BenchPublished,
 }
 

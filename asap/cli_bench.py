@@ -8,11 +8,13 @@ from pathlib import Path
 from rich.markdown import Markdown
 
 from asap.bench import bench_sim
+from asap.bench_gap import twin_gaps
 from asap.bench_integrators import integrator_study
 from asap.bench_train import bench_train
 from asap.cli_common import CHECK_FAILED, DONE, Common, Outcome, Progress, show, table
 from asap.inputs import open_motion
 from asap.published import Comparison, compare_published
+from asap.replay import JOINT_ERROR, ReplayConfig
 from asap.robot import Robot
 from asap.train import TrainConfig
 
@@ -119,6 +121,48 @@ class BenchTrain(Common):
                 f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})",
             ],
             inputs=[clip.path],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchGap(Common):
+    """How far twins that stand for other simulators are from ours, with the published trackers."""
+
+    data: Path
+    """Folder with `policies/*.onnx` and `motions/*.pkl` of the ASAP repository."""
+    twins: tuple[str, ...] = ("isaac", "genesis")
+    """Twins of g1:asap."""
+    episodes: int = 1
+    """Of each clip."""
+    every_s: float = 0.1
+    """Between the starts of windows [s]."""
+    threads: int = 0
+    """Threads of the simulator; 0: all cores."""
+
+    def run(self, progress: Progress) -> Outcome:
+        """Record, replay, compare."""
+        config = ReplayConfig(every_s=self.every_s, seed=self.seed, threads=self.threads)
+        found = twin_gaps(
+            self.data, self.twins, config=config, episodes=self.episodes, progress=progress
+        )
+        names = ("global_mpjpe_mm", "mpjpe_mm", "acc_error_mm_per_frame2",
+                 "vel_error_mm_per_frame", JOINT_ERROR)  # fmt: skip
+        rows: list[list[str]] = []
+        facts: dict[str, dict[str, object]] = {}
+        for gap in found:
+            facts[gap.twin] = {}
+            for arm in ("nominal", "truth", "hold_last"):
+                errors = gap.replay.arms[arm].horizons
+                facts[gap.twin][arm] = {h: {n: v.as_dict() for n, v in e.items()}
+                                        for h, e in errors.items()}  # fmt: skip
+                rows += [[f"{gap.twin}, {arm}", f"{h} s", *(f"{e[n].value:.2f}" for n in names)]
+                         for h, e in errors.items()]  # fmt: skip
+        seconds = ", ".join(f"{gap.twin} {gap.seconds:.0f} s" for gap in found)
+        columns = ["twin", "horizon", "E_g [mm]", "E_mpjpe [mm]", "E_acc", "E_vel", "joints [deg]"]
+        return Outcome(
+            result={"twins": facts},
+            shown=[table(f"Open loop ({seconds} of log)", columns, rows)],
+            inputs=[self.data],
         )
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from rich.console import RenderableType
 
 from asap.cli_common import Common, Outcome, Progress, show, table
+from asap.correction import Correction
 from asap.evaluate import Case, EvaluateConfig, Evaluation, evaluate
 from asap.inputs import OpenedMotion, OpenedPolicy, case_of, open_motion, open_policy
 from asap.metrics import ERROR_NAMES
@@ -41,6 +42,8 @@ class Evaluate(Common):
     inside the policy."""
     robot: str = "g1"
     """Robot, variant or twin (g1, g1:asap, g1@worn), or a folder with a robot.toml."""
+    correction: Path | None = None
+    """Evaluate on the robot as a correction (JSON) says that it is."""
     layout: str | None = None
     """Observation layout of an ONNX file that carries no contract (asap, asap-loco,
     beyondmimic)."""
@@ -78,6 +81,8 @@ class Evaluate(Common):
     def run(self, progress: Progress) -> Outcome:
         """Evaluate."""
         robot = Robot.load(self.robot)
+        if self.correction is not None:
+            robot = Correction.load(self.correction).robot(robot)
         motions = [open_motion(path, robot, ground=self.ground) for path in self.motion]
         inputs = [*self.policy, *(motion.path for motion in motions)]
         opened = open_policies(self.policy, motions, robot, self.layout)

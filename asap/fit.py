@@ -95,17 +95,27 @@ class Fitted:
     """Groups with their errors on the validation part, relative to the model's"""
 
 
-def split(logs: Sequence[Log]) -> Parts:
+def split(logs: Sequence[Log], *, judged_apart: bool = False) -> Parts:
     """Cut logs into parts of about 60, 20 and 20 %, by run where there are three or more.
+
+    Runs of different logs take turns, so that each part has something of each log.
+
+    Args:
+        logs: Of one robot.
+        judged_apart: Other logs judge: no part for it, 80 and 20 %.
 
     Raises:
         InputError: If there is too little.
     """
-    runs = [piece for log in logs for piece in log.segments()]
+    pieces = [log.segments() for log in logs]
+    longest = max(map(len, pieces), default=0)
+    runs = [piece[i] for i in range(longest) for piece in pieces if i < len(piece)]
     if not runs:
         raise InputError("there is no stretch of a log to fit")
     if len(runs) >= 3:
         share = max(1, len(runs) // 5)
+        if judged_apart:
+            return Parts(runs[:-share], runs[-share:], [])
         return Parts(runs[: -2 * share], runs[-2 * share : -share], runs[-share:])
     parts = Parts([], [], [])
     for run in runs:
@@ -143,9 +153,9 @@ def fit(
     Raises:
         InputError: If the logs cannot be replayed or are too short.
     """
-    parts = split(logs)
+    parts = split(logs, judged_apart=bool(heldout))
     if heldout:
-        parts = parts._replace(validation=[*parts.validation, *parts.test], test=list(heldout))
+        parts = parts._replace(test=list(heldout))
     fitter = _Fitter(parts, robot, config, progress)
     best = fitter.best()
     judged = {"nominal": robot}

@@ -11,11 +11,9 @@ everything that is read afterwards describes the new state.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import mujoco
 import numpy as np
-from mujoco.batch import Batch, SimulationError
+from mujoco.batch import Batch
 
 from asap.live_views import columns, live
 from asap.robot import Robot
@@ -24,6 +22,7 @@ from asap.sim_spec import (
     checked_decimation,
     force_sensor_name,
     history_layout,
+    ids_of_errors,
     simulation_spec,
     subtree_geoms,
 )
@@ -170,13 +169,13 @@ class CpuSimulation:
         """
         self._ctrl[:] = joint_pos_target
         alive = ~self._failed if self._failed.any() else None
-        broken = _ids_of_errors(lambda: self._advance(alive))
+        broken = ids_of_errors(lambda: self._advance(alive))
         # Forces are those that acted in the last physics step; the next call overwrites them.
         self._joint_torque[:] = self._actuator_force
         self._foot_force[:] = self._sensordata[:, self._force_ids]
         # Without contacts the position stage is four times cheaper, and no body moves by it.
         self._disable[:] |= _NO_CONTACTS
-        still = _ids_of_errors(lambda: self._batch.forward(alive, stage=_POSITIONS))
+        still = ids_of_errors(lambda: self._batch.forward(alive, stage=_POSITIONS))
         self._disable[:] = self.model.opt.disableflags
         self._contain(np.union1d(broken, still))
 
@@ -375,14 +374,11 @@ class CpuSimulation:
         self._qpos[env_ids], self._qvel[env_ids] = qpos, qvel
         past = targets if targets.ndim == 3 else targets[:, None]
         self._ctrl[env_ids] = past[:, -1]
-        values = self._history.owner >= 0
-        if values.any():
+        held = np.flatnonzero(self._history.owner >= 0)
+        if len(held):
             history = self._batch.bind("history")
-            # A target k physics steps ago was in force since the control step before.
-            back = np.ceil(self._history.age[values] / self._decimation).astype(np.intp)
-            rows = np.maximum(past.shape[1] - back, 0)
-            history[np.ix_(env_ids, values)] = past[:, rows, self._history.owner[values]]
-        broken = _ids_of_errors(lambda: self._batch.forward(np.sort(env_ids), stage=_EVERYTHING))
+            history[np.ix_(env_ids, held)] = self._history.past(past, self._decimation)[:, held]
+        broken = ids_of_errors(lambda: self._batch.forward(np.sort(env_ids), stage=_EVERYTHING))
         self._joint_torque[env_ids] = self._actuator_force[env_ids]
         self._foot_force[env_ids] = self._sensordata[np.ix_(env_ids, self._force_ids)]
         return broken
@@ -400,12 +396,3 @@ class CpuSimulation:
         self._rest(np.flatnonzero(bad))
         self._failed |= bad
         self._num_failures += int(bad.sum())
-
-
-def _ids_of_errors(call: Callable[[], None]) -> np.ndarray:
-    """Run a call of the batch and tell in which simulations MuJoCo raised."""
-    try:
-        call()
-    except SimulationError as error:
-        return np.asarray(error.ids, dtype=np.intp)
-    return np.empty(0, dtype=np.intp)

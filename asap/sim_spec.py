@@ -7,10 +7,12 @@ sim = CpuSimulation(robot, 512, model=spec.compile())
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import mujoco
 import numpy as np
+from mujoco.batch import SimulationError
 
 from asap.robot import Robot
 from asap_deploy.errors import InputError
@@ -67,6 +69,17 @@ class HistoryLayout(NamedTuple):
     """(nhistory,) actuator whose past target it is; -1 for time stamps and the like"""
     age: np.ndarray
     """(nhistory,) physics steps ago, 1 for the latest; 0 where there is no owner"""
+
+    def past(self, targets: np.ndarray, decimation: int) -> np.ndarray:
+        """What the buffer holds after the targets (n, K, J) of the last K control steps.
+
+        Returns:
+            (n, nhistory); meaningless where there is no owner.
+        """
+        # A target k physics steps ago was in force since the control step before.
+        back = np.ceil(self.age / decimation).astype(np.intp)
+        rows = np.clip(targets.shape[1] - back, 0, targets.shape[1] - 1)
+        return np.asarray(targets[:, rows, self.owner])
 
 
 def history_layout(model: mujoco.MjModel) -> HistoryLayout:
@@ -155,3 +168,12 @@ def _add_force_sensor(spec: mujoco.MjSpec, foot: str) -> None:
 def _sensors(model: mujoco.MjModel) -> set[str]:
     """Names of a model's sensors."""
     return {model.sensor(i).name for i in range(model.nsensor)}
+
+
+def ids_of_errors(call: Callable[[], None]) -> np.ndarray:
+    """Run a call of the batch and tell in which simulations MuJoCo raised."""
+    try:
+        call()
+    except SimulationError as error:
+        return np.asarray(error.ids, dtype=np.intp)
+    return np.empty(0, dtype=np.intp)

@@ -1,0 +1,214 @@
+"""One control step of a log in simulation: which velocities do these targets lead to?
+
+From chosen rows the simulated robot starts in the measured state and makes one step. Around the
+recorded targets the next velocities are linear in them, so one look answers for every other set of
+targets: swapped, flipped, later, weaker.
+
+    ahead = one_step_ahead(view)
+    error = ahead.error(target)                  # (W, J) [rad/s] for targets (W, J)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from asap.log_check_delay import measure_delay
+from asap.log_check_view import View
+from asap.robot import Robot
+from asap.sim import CpuSimulation
+
+SINKS_M = (0.0, 0.0005, 0.001, 0.002)
+"""How deep soles may stand in a soft floor; the depth that predicts best is taken [m]."""
+
+ROWS = 80
+"""As many rows of a log are simulated at most."""
+
+_NUDGE = 0.01
+"""Change of a target by which its effect is measured [rad]."""
+
+_FLOOR = 0.05
+"""Errors below this are noise, whatever caused them [rad/s]."""
+
+_FLIGHT_M = 0.05
+"""A base that is higher than its legs by this much flies [m]."""
+
+
+class Ahead(NamedTuple):
+    """W rows one step ahead; J joints of the robot, in its order."""
+
+    columns: np.ndarray
+    """(J,) their places in the log"""
+    rows: np.ndarray
+    """(W,) in the log"""
+    vel: np.ndarray
+    """(W, J) measured one row later [rad/s]"""
+    predicted: np.ndarray
+    """(W, J) for the targets of the log [rad/s]"""
+    target: np.ndarray
+    """(W, J) those targets, delayed [rad]"""
+    effect: np.ndarray
+    """(W, J, J): change of velocity k for a change of target l [1/s]"""
+
+    def error(self, target: np.ndarray) -> np.ndarray:
+        """Measured minus predicted velocities (W, J) [rad/s] for other targets (W, J) [rad]."""
+        change = np.einsum("wkl,wl->wk", self.effect, target - self.target)
+        missed: np.ndarray = self.vel - self.predicted - change
+        return missed
+
+
+def badness(error: np.ndarray) -> float:
+    """One number for errors (W, J): twice the negative log likelihood, each joint with its scale.
+
+    The middle four fifths of a joint count, so that steps of the feet do not decide.
+    """
+    squares = np.sort(error**2, axis=0)[: max(1, int(0.8 * len(error)))]
+    return float(len(error) * np.log(squares.mean(axis=0) + _FLOOR**2).sum())
+
+
+def joint_columns(view: View) -> np.ndarray | None:
+    """Places in the log of the robot's joints; None if there is no robot or a joint lacks."""
+    robot, names = view.robot, view.log.joint_names
+    if robot is None or any(name not in names for name in robot.joint_names):
+        return None
+    return np.array([names.index(name) for name in robot.joint_names], dtype=np.intp)
+
+
+def one_step_ahead(
+    view: View, *, target: np.ndarray | None = None, effects: bool = True
+) -> Ahead | None:
+    """Simulate one step from rows all over the log.
+
+    Args:
+        view: A log with attitudes, and its robot.
+        target: (T, J) in place of the log's [rad].
+        effects: Also what other targets would do; the most of the cost. Without, ``effect`` is 0.
+
+    Returns:
+        What would follow, or None if log or robot do not allow it.
+    """
+    own = target is None and effects
+    if own and "ahead" in view.shared:
+        kept: Ahead | None = view.shared["ahead"]
+        return kept
+    given = view.log.fields.get("joint_pos_target") if target is None else target
+    ahead = None if given is None else _look_ahead(view, given, effects)
+    if own:
+        view.shared["ahead"] = ahead
+    return ahead
+
+
+def _look_ahead(view: View, target: np.ndarray, effects: bool) -> Ahead | None:
+    """The simulation itself."""
+    columns, fields = joint_columns(view), view.log.fields
+    quat = fields.get("base_quat_wxyz", fields.get("imu_quat_wxyz"))
+    rows = view.rows(before=4, after=2)
+    if columns is None or quat is None or len(rows) < 20:
+        return None
+    robot = _robot_of(view, columns)
+    if not robot.has_free_base or not robot.foot_names:
+        return None
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, ROWS).astype(int))]
+    late = measure_delay(view, resamples=0) if "joint_pos_target" in fields else None
+    delayed = delayed_target(target, rows, 0.0 if late is None else late.rows)[:, columns]
+    sim = CpuSimulation(robot, len(columns) + 1, threads=1)
+    qpos, qvel = _states(view, robot, columns, rows, quat)
+    vel = view.joint_vel[rows + 1][:, columns]
+    down = np.zeros(qpos.shape[1])
+    down[2] = 1.0
+    tries = [_predict(sim, qpos - sink_m * down, qvel, delayed) for sink_m in SINKS_M]
+    best = int(np.argmin([badness(np.nan_to_num(vel - p, nan=1e3)) for p in tries]))
+    effect = np.zeros((*vel.shape, vel.shape[1]))
+    if effects:
+        effect = _effects(sim, qpos - SINKS_M[best] * down, qvel, delayed, tries[best])
+    good = np.isfinite(effect).all(axis=(1, 2)) & np.isfinite(tries[best]).all(axis=1)
+    if good.sum() < 20:
+        return None
+    return Ahead(columns, rows[good], vel[good], tries[best][good], delayed[good], effect[good])
+
+
+def _robot_of(view: View, columns: np.ndarray) -> Robot:
+    """The robot with the gains and the step of the log, and without delay."""
+    assert view.robot is not None
+    gains = {}
+    for name in ("stiffness", "damping"):
+        if name in view.log.fields:
+            array = view.log.fields[name]
+            gains[name] = (np.median(array, axis=0) if array.ndim == 2 else array)[columns]
+    count = max(1, round(view.step_s / view.robot.physics_dt))
+    dt = view.step_s / count
+    return view.robot.with_(
+        physics_dt=dt, control_dt=count * dt, delay_s=np.zeros(len(columns)), **gains
+    )
+
+
+def delayed_target(target: np.ndarray, rows: np.ndarray, late: float) -> np.ndarray:
+    """Mean target (W, J) in force at the motors during the step after each row."""
+    late = float(np.clip(late, 0.0, 2.99))
+    whole, part = int(late), late - int(late)
+    mixed: np.ndarray = (1.0 - part) * target[rows - whole] + part * target[rows - whole - 1]
+    return mixed
+
+
+def _states(
+    view: View, robot: Robot, columns: np.ndarray, rows: np.ndarray, quat: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (W, nq) and velocities (W, nv) of the whole robot, the lower sole on the floor."""
+    fields, pos = view.log.fields, view.log.joint_pos[:, columns]
+    spin = fields.get("imu_ang_vel_b", fields.get("base_ang_vel_b"))
+    origin = np.zeros((len(rows), 3))
+    body_pos, body_quat = robot.forward_kinematics(origin, quat[rows], pos[rows])
+    height = robot.sole_clearance(body_pos, body_quat)
+    base_pos = origin.copy()
+    base_pos[:, 2] = -height.min(axis=1)
+    if "base_pos_w" in fields:
+        flying = fields["base_pos_w"][rows, 2] > base_pos[:, 2] + _FLIGHT_M
+        base_pos[flying, 2] = fields["base_pos_w"][rows[flying], 2]
+    if "base_lin_vel_w" in fields:
+        lin_vel = fields["base_lin_vel_w"][rows]
+    else:
+        # The lower foot stands: the base moves against it.
+        feet = robot.body_index(robot.foot_names)
+        place = [robot.forward_kinematics(origin, quat[r], pos[r])[0] for r in (rows - 1, rows + 1)]
+        moved = (place[1] - place[0])[np.arange(len(rows)), feet[height.argmin(axis=1)]]
+        lin_vel = -moved / (2.0 * view.step_s)
+    qvel = np.zeros((len(rows), robot.model.nv))
+    qvel[:, :3] = lin_vel
+    qvel[:, 3:6] = 0.0 if spin is None else spin[rows]
+    qvel[:, robot.qvel_ids] = view.joint_vel[rows][:, columns]
+    return robot.qpos(base_pos, quat[rows], pos[rows]), qvel
+
+
+def _predict(
+    sim: CpuSimulation, qpos: np.ndarray, qvel: np.ndarray, target: np.ndarray
+) -> np.ndarray:
+    """Velocities (W, J) after one step, nan where the simulation failed."""
+    found = np.empty(target.shape)
+    for start in range(0, len(target), sim.num_envs):
+        part = slice(start, start + sim.num_envs)
+        count = len(target[part])
+        fill = np.minimum(np.arange(sim.num_envs), count - 1)
+        found[part] = _step(sim, qpos[part][fill], qvel[part][fill], target[part][fill])[:count]
+    return found
+
+
+def _effects(
+    sim: CpuSimulation, qpos: np.ndarray, qvel: np.ndarray, target: np.ndarray, usual: np.ndarray
+) -> np.ndarray:
+    """Changes (W, J, J) of the velocities with each target, by differences."""
+    joints = target.shape[1]
+    nudges = np.concatenate([_NUDGE * np.eye(joints), np.zeros((1, joints))])
+    found = np.empty((len(target), joints, joints))
+    for row in range(len(target)):
+        ids = np.full(sim.num_envs, row)
+        after = _step(sim, qpos[ids], qvel[ids], target[row] + nudges)
+        found[row] = (after[:-1] - usual[row]).T / _NUDGE
+    return found
+
+
+def _step(sim: CpuSimulation, qpos: np.ndarray, qvel: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Velocities (N, J) after one step."""
+    sim.reset(np.arange(sim.num_envs), qpos, qvel)
+    sim.step(target)
+    return np.where(sim.failed[:, None], np.nan, sim.joint_vel)

@@ -93,12 +93,10 @@ def test_check_names_what_is_odd(tmp_path: Path) -> None:
 def test_check_compares_left_and_right(tmp_path: Path) -> None:
     shutil.copytree(ROBOTS_FOLDER / "g1", tmp_path / "g1")
     file = tmp_path / "g1" / "robot.toml"
-    joint = '[joints]\n"left_knee_joint" = { frictionloss = 1.0 }\n'
-    weights = "[bodies.left_knee_link]\nmass = 1.0\n"
-    (tmp_path / "g1" / "twins").mkdir(exist_ok=True)
-    (tmp_path / "g1" / "twins" / "limping.toml").write_text(joint + weights)
-    assert file.is_file()
-    assert Robot.load(f"{tmp_path / 'g1'}@limping").check() == [
+    joint = '[variants.limping.joints]\n"left_knee_joint" = { frictionloss = 1.0 }\n'
+    weights = "[variants.limping.bodies.left_knee_link]\nmass = 1.0\n"
+    file.write_text(f"{file.read_text()}\n{joint}{weights}")
+    assert Robot.load(f"{tmp_path / 'g1'}:limping").check() == [
         "left and right differ in frictionloss: left_knee_joint",
         "left and right differ in mass: left_knee_link",
     ]

@@ -179,6 +179,7 @@ def test_a_twin_is_not_what_is_corrected(tmp_path: Path, capsys) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_worn_robot_is_corrected_on_a_motion_that_was_not_fitted(
     robot: Robot, tmp_path: Path
 ) -> None:
@@ -198,6 +199,7 @@ def test_a_worn_robot_is_corrected_on_a_motion_that_was_not_fitted(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_log_of_the_model_itself_gives_no_correction(robot: Robot) -> None:
     logs = [_log(robot, name, episodes=2, start_noise=0.3) for name in ("squat", "wave")]
     fitted = fit(logs, robot, FitConfig())

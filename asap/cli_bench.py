@@ -152,11 +152,10 @@ class BenchGap(Common):
         for gap in found:
             facts[gap.twin] = {}
             for arm in ("nominal", "truth", "hold_last"):
-                errors = gap.replay.arms[arm].horizons
-                facts[gap.twin][arm] = {h: {n: v.as_dict() for n, v in e.items()}
-                                        for h, e in errors.items()}  # fmt: skip
+                found_arm = gap.replay.arms[arm]
+                facts[gap.twin][arm] = found_arm.errors_as_dict()
                 rows += [[f"{gap.twin}, {arm}", f"{h} s", *(f"{e[n].value:.2f}" for n in names)]
-                         for h, e in errors.items()]  # fmt: skip
+                         for h, e in found_arm.horizons.items()]  # fmt: skip
         seconds = ", ".join(f"{gap.twin} {gap.seconds:.0f} s" for gap in found)
         columns = ["twin", "horizon", "E_g [mm]", "E_mpjpe [mm]", "E_acc", "E_vel", "joints [deg]"]
         return Outcome(

@@ -66,7 +66,9 @@ class Fit(Common):
                 "seed": self.seed,
                 "logs": {path.name: results.file_sha256(path) for path in inputs if path.is_file()},
             },
-            heldout={name: _errors(fitted.heldout, name) for name in _arms(fitted.heldout)},
+            heldout={
+                name: fitted.heldout.arms[name].errors_as_dict() for name in _arms(fitted.heldout)
+            },
         )
         correction.save(out / "correction.json")
         written = [out / "correction.json"]
@@ -90,12 +92,6 @@ class Fit(Common):
 
 def _arms(found: Replay) -> list[str]:
     return [name for name in ("nominal", "corrected", "hold_last") if name in found.arms]
-
-
-def _errors(found: Replay, arm: str) -> dict[str, Any]:
-    """Errors by horizon, for JSON."""
-    return {horizon: {metric: value.as_dict() for metric, value in errors.items()}
-            for horizon, errors in found.arms[arm].horizons.items()}  # fmt: skip
 
 
 def _tables(fitted: Fitted) -> list[RenderableType]:

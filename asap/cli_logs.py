@@ -278,16 +278,11 @@ def _verdict(found: Replay) -> list[str]:
 
 def _facts(found: Replay) -> dict[str, Any]:
     """For JSON."""
-
-    def figures(name: str) -> dict[str, Any]:
-        return {h: {metric: value.as_dict() for metric, value in errors.items()}
-                for h, errors in found.arms[name].horizons.items()}  # fmt: skip
-
     nominal = found.arms["nominal"]
     where = costly(found, "nominal")
     return {
-        **figures("nominal"),
-        **{name: figures(name) for name in found.arms if name != "nominal"},
+        **nominal.errors_as_dict(),
+        **{n: arm.errors_as_dict() for n, arm in found.arms.items() if n != "nominal"},
         "windows": found.windows,
         "episodes": found.episodes,
         "rate_hz": found.rate_hz,

@@ -21,14 +21,13 @@ import numpy as np
 
 from asap import results
 from asap.robot import Robot
-from asap.variation import QUANTITIES
+from asap.variation import FACTORS, QUANTITIES
 from asap_deploy.errors import InputError, suggestion
 from asap_deploy.npz import write_atomic
 
 FORMAT, VERSION = "asap-correction", 1
 _MAX_BYTES = 10 << 20
 _PER_JOINT = ("stiffness", "damping", "armature", "added_frictionloss", "torque_limit", "delay_s")
-_FACTORS = ("stiffness", "damping", "armature", "torque_limit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ class Correction:
             numbers = np.asarray(values, dtype=float)
             if numbers.shape != (widths[name],) or not np.isfinite(numbers).all():
                 raise InputError(f"correction of '{name}' needs {widths[name]} finite numbers")
-            positive = name in (*_FACTORS, "friction")
+            positive = name in FACTORS
             if (positive and not (numbers > 0.0).all()) or (
                 name == "delay_s" and not (numbers >= 0.0).all()
             ):
@@ -89,7 +88,7 @@ class Correction:
                 continue
             values = np.asarray(self.parameters[name])[order]
             own = name.removeprefix("added_")
-            if name in _FACTORS:
+            if name in FACTORS:
                 changes[own] = getattr(robot, own) * values
             elif name == "delay_s":
                 changes[own] = values

@@ -19,6 +19,7 @@ from asap_deploy import rotation
 from asap_deploy.errors import InputError
 from asap_deploy.log import Log
 
+GAINS = ("stiffness", "damping")
 _SMOOTHING = 5
 """Rows over which the speed of a reckoned base is averaged."""
 
@@ -67,13 +68,23 @@ def with_logged_gains(robot: Robot, log: Log) -> Robot:
     columns = columns_of(log, robot)
     nominal = Robot.load(robot.name.partition("@")[0]) if "@" in robot.name else robot
     changes = {}
-    for name in ("stiffness", "damping"):
+    for name in GAINS:
         if name in log.fields:
-            told = np.median(np.atleast_2d(log.fields[name])[:, columns], axis=0)
+            told = told_gain(log, name)[columns]
             usual, own = getattr(nominal, name), getattr(robot, name)
             ratio = np.where(usual > 0.0, own / np.maximum(usual, 1e-12), 1.0)
             changes[name] = told * ratio
     return robot.with_(**changes) if changes else robot
+
+
+def told_gain(log: Log, name: str) -> np.ndarray:
+    """(J,) the gain that the motors were told, the median where it changed."""
+    return np.median(np.atleast_2d(log.fields[name]), axis=0)
+
+
+def as_logged(robot: Robot, log: Log, *, rate_hz: float | None = None) -> Robot:
+    """The robot at the log's rate and under its gains."""
+    return with_logged_gains(at_log_rate(robot, rate_hz or log.rate_hz), log)
 
 
 def log_track(log: Log, robot: Robot, *, rate_hz: float | None = None) -> Track:
@@ -98,7 +109,7 @@ def log_track(log: Log, robot: Robot, *, rate_hz: float | None = None) -> Track:
             "log has neither base_quat_wxyz nor imu_quat_wxyz: a robot with a free base cannot be "
             "put into its states"
         )
-    robot = with_logged_gains(at_log_rate(robot, rate_hz or log.rate_hz), log)
+    robot = as_logged(robot, log, rate_hz=rate_hz)
     clock = _Clock(log.time_s, robot.control_dt)
     joint_pos = clock.values(log.joint_pos[:, columns])
     joint_vel = _speed(joint_pos, robot.control_dt)

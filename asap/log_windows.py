@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asap.log_states import Track, log_track
+from asap.log_states import GAINS, Track, log_track, told_gain
 from asap.robot import Robot
 from asap.sim import CpuSimulation
 from asap_deploy.errors import InputError
 from asap_deploy.log import Log
 
-_PAST = 64
+PAST = 64
 """Control steps of targets that may still be under way."""
 _FEW_EPISODES = 4
 _BLOCK_S = 5.0
@@ -65,13 +65,15 @@ class Windows:
             late_s: Longest delay; windows begin where every target under way is in the log [s].
 
         Raises:
-            InputError: If rates differ, or no stretch is long enough.
+            InputError: If rates or gains differ, or no stretch is long enough.
         """
         if not stretches:
             raise InputError("there is no stretch of a log to replay")
         rates = {round(1.0 / s.track.robot.control_dt, 3) for s in stretches}
         if max(rates) > 1.02 * min(rates):
             raise InputError(f"logs have different rates ({sorted(rates)} Hz): replay them apart")
+        if _gains_differ(stretches):
+            raise InputError("logs were recorded under different gains: replay and fit them apart")
         self.stretches, self.dt = stretches, stretches[0].track.robot.control_dt
         self.horizons = [max(1, round(h / self.dt)) for h in horizons_s]
         self.steps, stride = self.horizons[-1], max(1, round(every_s / self.dt))
@@ -120,6 +122,17 @@ class Windows:
     def start_in(self, sim: CpuSimulation, window: np.ndarray) -> None:
         """Put robot i of a simulation into the first state of ``window[i]``, all of them."""
         rows = self.rows(window, 0)
-        past = [self.target[self.rows(window, -back)] for back in range(_PAST, 0, -1)]
+        past = [self.target[self.rows(window, -back)] for back in range(PAST, 0, -1)]
         sim.reset(np.arange(len(window)), self.qpos[rows], self.qvel[rows],
                   joint_pos_target=np.stack(past, axis=1))  # fmt: skip
+
+
+def _gains_differ(stretches: Sequence[Stretch]) -> bool:
+    """Whether the motors were told different gains in different logs."""
+    first, *others = {id(s.log): s.log for s in stretches}.values()
+    return any(
+        (name in log.fields) != (name in first.fields)
+        or (name in log.fields and not np.allclose(told_gain(log, name), told_gain(first, name)))
+        for log in others
+        for name in GAINS
+    )

@@ -15,11 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from asap.robot import Robot
+from asap.variation import FACTORS
 
 _SIDES = ("left_", "right_")
 _AXES = ("_pitch", "_roll", "_yaw")
-
-FACTORS = ("stiffness", "damping", "armature", "friction")
 
 
 class Parameter(NamedTuple):

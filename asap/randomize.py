@@ -17,13 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from asap.sim import CpuSimulation
-from asap.variation import Variation
+from asap.variation import FACTORS, Variation
 from asap_deploy.errors import InputError
 
 Range = tuple[float, float]
 """Lowest and highest value, uniform between."""
 
-_FACTORS = ("friction", "link_mass", "stiffness", "damping", "armature", "torque_limit")
 _NOT_NEGATIVE = ("added_frictionloss", "delay_s")
 
 
@@ -60,7 +59,7 @@ class RandomizeConfig:
             low, high = getattr(self, field.name)
             if not (np.isfinite([low, high]).all() and low <= high):
                 raise InputError(f"{field.name} must be two rising numbers; got {low}, {high}")
-            if field.name in _FACTORS and low <= 0.0:
+            if field.name in FACTORS and low <= 0.0:
                 raise InputError(f"{field.name} is a factor and must be above 0; got {low}, {high}")
             if field.name in _NOT_NEGATIVE and low < 0.0:
                 raise InputError(f"{field.name} must be 0 or above; got {low}, {high}")

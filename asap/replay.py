@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asap.log_states import log_track
+from asap.log_states import as_logged
 from asap.log_windows import Windows, stretches_of
 from asap.metrics import MM, Interval, TrackedPoints, bootstrap_ratio
 from asap.robot import Robot
@@ -88,6 +88,11 @@ class Arm:
     """Windows whose simulation blew up"""
     joint_deg: np.ndarray
     """(W, J) absolute error at the last horizon [deg]"""
+
+    def errors_as_dict(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Figures by horizon and metric, for JSON."""
+        return {h: {metric: value.as_dict() for metric, value in errors.items()}
+                for h, errors in self.horizons.items()}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,13 +241,13 @@ def _simulated(
 ) -> tuple[Errors, int]:  # fmt: skip
     """All windows through a simulator."""
     meter, diverged = _Meter(windows, truth), 0
+    # Gains and rate are those of the logs, which share them; the rest is the arm's.
+    own = as_logged(robot, windows.stretches[0].log)
+    points = TrackedPoints(own)
     everything = np.arange(len(windows.start))
     for begin in range(0, len(everything), _AT_ONCE):
         window = everything[begin : begin + _AT_ONCE]
-        # Gains and rate are those of the log; the rest is the arm's.
-        own = _like(robot, windows, window)
         sim = simulate(own, len(window))
-        points = TrackedPoints(own)
         windows.start_in(sim, window)
         last = (sim.joint_pos.copy(), points.positions(sim.body_pos_w, sim.body_quat_wxyz),
                 sim.base_pos_w.copy())  # fmt: skip
@@ -258,12 +263,6 @@ def _simulated(
             progress((begin + len(window) * step / windows.steps) / len(everything))
         diverged += int(sim.failed.sum())
     return meter.errors(), diverged
-
-
-def _like(robot: Robot, windows: Windows, window: np.ndarray) -> Robot:
-    """The arm's robot at the rate, and under the gains, of the log."""
-    stretch = windows.stretches[windows.stretch[window[0]]]
-    return log_track(stretch.log, robot).robot
 
 
 def _held(windows: Windows, truth: _Truth) -> Errors:

@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from asap.log_states import log_track
+from asap.log_windows import PAST
 from asap.metrics import MM, Interval, TrackedPoints
 from asap.replay import JOINT_ERROR, Replay
 from asap.robot import Robot
@@ -102,7 +103,7 @@ def overlay(log: Log, robot: Robot, *, window_s: float = 1.0) -> Rollout:
     shown: dict[str, list[np.ndarray]] = {"qpos": [], "torque": [], "force": [], "error": []}
     for row in range(rows):
         if row % every == 0:
-            past = track.joint_pos_target[np.maximum(np.arange(row - 64, row), 0)]
+            past = track.joint_pos_target[np.maximum(np.arange(row - PAST, row), 0)]
             sim.reset(np.array([0]), track.qpos[row : row + 1], track.qvel[row : row + 1],
                       joint_pos_target=past[None])  # fmt: skip
         here = points.positions(sim.body_pos_w[0], sim.body_quat_wxyz[0])

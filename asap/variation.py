@@ -30,6 +30,8 @@ QUANTITIES = (
     "torque_limit",
     "delay_s",
 )
+FACTORS = ("friction", "link_mass", "stiffness", "damping", "armature", "torque_limit")
+"""Quantities that multiply what the model says; the others are added, or stand instead."""
 _INERTIAL = ("link_mass", "added_mass_kg", "com_offset_m", "armature")
 
 

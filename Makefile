@@ -22,7 +22,7 @@ demo: setup
 	@echo "Look at runs/demo/squat.png, or at the recording with: $(BIN)/rerun runs/demo/squat.rrd"
 
 test: setup
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist worksteal
 
 test-all: setup
 	$(BIN)/python -m pytest -q

@@ -12,11 +12,10 @@ from rich.console import RenderableType
 
 from asap import results
 from asap.cli_common import CHECK_FAILED, DONE, Common, Outcome, Progress, show, table
-from asap.fit import FitConfig, Fitted, fit
+from asap.fit import FitConfig, Fitted, checked, fit
 from asap.log_import import open_log
 from asap.replay import JOINT_ERROR, Replay
 from asap.robot import Robot
-from asap_deploy.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +44,7 @@ class Fit(Common):
 
     def run(self, progress: Progress) -> Outcome:
         """Fit."""
-        robot = Robot.load(self.robot)
-        if "@" in robot.name:
-            raise InputError(
-                f"'{robot.name}' is a twin: a correction is fitted to the robot itself"
-            )
+        robot = checked(Robot.load(self.robot))
         logs, heldout = (
             [open_log(path, columns=self.columns, robot=robot).log for path in paths]
             for paths in (self.logs, self.heldout)
@@ -98,8 +93,9 @@ def _tables(fitted: Fitted) -> list[RenderableType]:
     """What was found and what it is worth."""
     shown: list[RenderableType] = []
     if fitted.parameters:
+        known = [p for p in fitted.parameters if p["value"] is not None]
         rows = [[p["name"], f"{p['value']:.4g}", f"{p['low']:.4g} to {p['high']:.4g}",
-                 p["determined_by"]] for p in fitted.parameters]  # fmt: skip
+                 p["determined_by"]] for p in known]  # fmt: skip
         columns = ["parameter (effective)", "value", "about 95 %", "told by"]
         shown.append(table("Factors of the model, or SI units on top of it", columns, rows))
     horizons = list(fitted.heldout.arms["nominal"].horizons)

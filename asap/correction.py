@@ -21,13 +21,17 @@ import numpy as np
 
 from asap import results
 from asap.robot import Robot
-from asap.variation import FACTORS, QUANTITIES
+from asap.twin import MotorEffects
+from asap.variation import EFFECTS, FACTORS, QUANTITIES
 from asap_deploy.errors import InputError, suggestion
 from asap_deploy.npz import write_atomic
 
 FORMAT, VERSION = "asap-correction", 1
 _MAX_BYTES = 10 << 20
-_PER_JOINT = ("stiffness", "damping", "armature", "added_frictionloss", "torque_limit", "delay_s")
+_PER_JOINT = (
+    "stiffness", "damping", "armature", "added_frictionloss", "torque_limit", "delay_s",
+    "encoder_bias",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,7 @@ class Correction:
         Raises:
             InputError: On an unknown quantity, or values that are too few or make no sense.
         """
-        widths = dict.fromkeys(_PER_JOINT, len(self.joint_names))
+        widths = dict.fromkeys((*_PER_JOINT, *EFFECTS), len(self.joint_names))
         widths |= {"added_mass_kg": 1, "com_offset_m": 3, "friction": 1}
         for name, values in self.parameters.items():
             if name not in widths:
@@ -61,7 +65,7 @@ class Correction:
                 raise InputError(f"correction of '{name}' needs {widths[name]} finite numbers")
             positive = name in FACTORS
             if (positive and not (numbers > 0.0).all()) or (
-                name == "delay_s" and not (numbers >= 0.0).all()
+                name in ("delay_s", *EFFECTS) and not (numbers >= 0.0).all()
             ):
                 raise InputError(f"correction of '{name}' holds {numbers.min():g}: must be above 0")
 
@@ -116,7 +120,23 @@ class Correction:
             feet = np.concatenate(robot.foot_geom_ids)
             own = float(robot.model.geom_friction[feet, 0].max())
             layer["foot_contact"] = {"friction": own * self.parameters["friction"][0]}
+        if effects := self._effects(robot):
+            layer["motor_effects"] = effects
         return layer
+
+    def _effects(self, robot: Robot) -> dict[str, dict[str, float]]:
+        """What the motors do beside a PD law, on top of what the robot says, by joint."""
+        own = MotorEffects.of(robot)
+        found: dict[str, dict[str, float]] = {}
+        for name in EFFECTS:
+            if name in self.parameters:
+                for joint, value in zip(self.joint_names, self.parameters[name], strict=True):
+                    if value > 0.0 and joint in robot.joint_names:
+                        place = robot.joint_names.index(joint)
+                        total = value + float(getattr(own, name)[place])
+                        key = {"droop": "droop_speed"}.get(name, name)
+                        found.setdefault(joint, {})[key] = 1.0 / total if name == "droop" else total
+        return found
 
     def write_mjcf(self, robot: Robot, path: Path) -> None:
         """The corrected robot as a plain MJCF for any user of MuJoCo."""

@@ -25,7 +25,7 @@ from asap.metrics import (
 )
 from asap.robot import Robot
 from asap.rollout import Rollout
-from asap.sim import CpuSimulation
+from asap.sim_protocol import Simulation
 from asap.tracking import Reference, StartNoise, start_states
 from asap.twin import Sensors, make_simulation
 from asap_deploy.contract import PolicyContract
@@ -185,12 +185,9 @@ def _evaluate_clip(
     check_case(case, robot)
     robot = with_gains(robot, case.policy.contract)
     count = config.episodes
-    sim = make_simulation(
-        robot, count, threads=config.threads, max_delay_s=config.delay_ms / 1000.0, seed=config.seed
-    )
+    late = robot.with_(delay_s=robot.delay_s + config.delay_ms / 1000.0)
+    sim = make_simulation(late, count, threads=config.threads, seed=config.seed)
     sensors = Sensors(robot, count, rng)
-    if config.delay_ms > 0.0:
-        sim.set_delay(config.delay_ms / 1000.0)
     runtime = Runtime(case.policy, robot.joint_names, count)
     paper = config.points == "paper"
     points = TrackedPoints(robot, virtual=paper, all_bodies=not paper)
@@ -256,7 +253,7 @@ class _Recorder:
         self._robot, self._title = robot, title
         self._rows: dict[str, list[np.ndarray]] = {}
 
-    def add(self, time_s: float, sim: CpuSimulation, frame: MotionFrame,
+    def add(self, time_s: float, sim: Simulation, frame: MotionFrame,
             target: np.ndarray, distance_mm: np.ndarray) -> None:  # fmt: skip
         """Note one frame of episode 0."""
         row = {
@@ -279,7 +276,7 @@ class _Recorder:
         return Rollout(robot=self._robot, title=self._title, **arrays)
 
 
-def _push(sim: CpuSimulation, step: int, control_dt: float, config: EvaluateConfig,
+def _push(sim: Simulation, step: int, control_dt: float, config: EvaluateConfig,
           rng: np.random.Generator) -> None:  # fmt: skip
     """Kick every robot at the interval that was asked for."""
     every = max(1, round(config.push_interval_s / control_dt))

@@ -4,8 +4,10 @@ Multiple shooting: every window starts in a state of the log and runs open loop 
 a second, so errors stay nearly linear in the parameters. Damped Gauss-Newton with bounds, a robust
 loss, and a weak pull towards the model for what the log does not tell.
 
-    shooting = Shooting(windows, robot, Parameters(robot, kinds=[...]))
-    z, cost = shooting.solve()
+    shooting = Shooting(windows, robot, Parameters(robot, kinds=[...]), base_known=True)
+    z = shooting.solve(z, iterations=3)
+    around = shooting.linear(z)                        # and from then on nothing is simulated
+    around.solution(around.free & ~is_mass)            # what a fit without masses would give
 
 Source: Bock 1983, multiple shooting.
 """
@@ -18,47 +20,101 @@ from typing import NamedTuple
 
 import numpy as np
 from mujoco import minimize
+from scipy.optimize import lsq_linear
 
 from asap.log_windows import Windows
 from asap.parameters import MAX_DELAY_S, Parameters
 from asap.robot import Robot
 from asap.sim import CpuSimulation
-from asap.variation import Variation
+from asap.twin import TwinSimulation
+from asap.variation import EFFECTS, Variation
 from asap_deploy import rotation
 
-_AT_ONCE = 4096
+_AT_ONCE = 1536
 """Robots simulated side by side: windows times changes of parameters."""
 _JOINT_RAD, _BASE_M, _BASE_RAD = 0.01, 0.01, 0.02
 """Errors that count 1."""
 _OUTLIER = 5.0
 """Errors above this many count by their size and no longer by its square."""
+_PRIOR = 1.0
+"""Weight of the pull towards the model: 1 is one error of size 1 per prior deviation."""
 _BLOCKS = 6
 _STEP = 0.03
 """Of finite differences, in units of parameters."""
+_DEAD = 1e-6
+"""A parameter whose unit changes the residual by less than this is not in the motion at all."""
 
 
-class Solution(NamedTuple):
-    """What a fit found."""
+class LinearFit(NamedTuple):
+    """The residual around a solution, and what follows from it without simulating."""
 
     z: np.ndarray
     """(P,) in units of the parameters"""
-    cost: np.ndarray
-    """Loss before each iteration and after the last"""
-    spread: np.ndarray
-    """(P,) standard error, from parts of the log fitted apart, in units of the parameters"""
-    told: np.ndarray
-    """(P,) how much of a parameter the log tells: 0 the pull towards the model alone, 1 the log
-    alone"""
+    residual: np.ndarray
+    """(W, R) robust errors of every window"""
+    jacobian: np.ndarray
+    """(W, R, P)"""
+    bounds: tuple[np.ndarray, np.ndarray]
+    block: np.ndarray
+    """(W,) part of the log that a window lies in"""
+
+    @property
+    def free(self) -> np.ndarray:
+        """(P,) which parameters change anything."""
+        return np.abs(self.jacobian).max(axis=(0, 1)) > _DEAD
+
+    def solution(self, active: np.ndarray, windows: np.ndarray | None = None) -> np.ndarray:
+        """The best parameters (P,) if only these (P,) may differ from the model's.
+
+        Args:
+            active: Which vary; the others are 0.
+            windows: (W,) which count; all by default.
+        """
+        rows = slice(None) if windows is None else windows
+        jacobian = self.jacobian[rows].reshape(-1, len(self.z))
+        constant = self.residual[rows].reshape(-1) - jacobian @ self.z
+        columns = np.concatenate([jacobian[:, active], _PRIOR * np.eye(int(active.sum()))])
+        wanted = np.concatenate([-constant, np.zeros(int(active.sum()))])
+        low, high = (bound[active] for bound in self.bounds)
+        # Normal equations: two hundred times smaller, and well posed thanks to the prior.
+        normal = np.linalg.cholesky(columns.T @ columns)
+        right = np.linalg.solve(normal, columns.T @ wanted)
+        found = np.zeros(len(self.z))
+        found[active] = lsq_linear(normal.T, right, bounds=(low, high)).x
+        return found
+
+    def spread(self, active: np.ndarray) -> np.ndarray:
+        """(P,) standard errors.
+
+        The covariance of one fit calls every error independent and is ten times too sure. So each
+        part of the log is fitted apart, and their scatter counts.
+        """
+        parts = np.unique(self.block)
+        if len(parts) < 2:
+            return np.full(len(self.z), np.nan)
+        found = np.array([self.solution(active, self.block == part) for part in parts])
+        return np.asarray(found.std(axis=0, ddof=1) / np.sqrt(len(parts)))
+
+    def told(self, active: np.ndarray) -> np.ndarray:
+        """(P,) how much of a parameter the log tells, all others being free.
+
+        0: the pull towards the model alone, 1: the log alone.
+        """
+        columns = self.jacobian[:, :, active].reshape(-1, int(active.sum()))
+        variance = np.diag(
+            np.linalg.inv(columns.T @ columns + _PRIOR**2 * np.eye(columns.shape[1]))
+        )
+        found = np.zeros(len(self.z))
+        found[active] = 1.0 - np.minimum(1.0, variance * _PRIOR**2)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShootingConfig:
     """How windows are compared."""
 
-    iterations: int = 8
+    iterations: int = 3
     """Of Gauss-Newton."""
-    prior: float = 1.0
-    """Weight of the pull towards the model: 1 is one error of size 1 per prior deviation."""
     threads: int = 0
     """Of the simulator."""
 
@@ -71,10 +127,9 @@ class Shooting:
         windows: Windows,
         robot: Robot,
         parameters: Parameters,
-        config: ShootingConfig,
         *,
         base_known: bool,
-        progress: Callable[[float], None] = lambda fraction: None,
+        threads: int = 0,
     ) -> None:
         """Lay the simulations out.
 
@@ -82,20 +137,17 @@ class Shooting:
             windows: What is fitted.
             robot: The model, at the rate and under the gains of the log.
             parameters: What varies.
-            config: How.
             base_known: Compare also where the base is, not only how it leans.
-            progress: Told the finished fraction.
+            threads: Of the simulator; 0: all cores.
         """
-        self.windows, self.robot, self.parameters, self.config = windows, robot, parameters, config
-        self._base_known, self._progress = base_known, progress
+        self.windows, self.robot, self.parameters = windows, robot, parameters
+        self._base_known, self._threads = base_known, threads
         self._all = np.arange(len(windows.start))
-        per_call = max(1, _AT_ONCE // len(self._all))
-        calls = -(-len(parameters) // per_call)
-        self._columns = -(-len(parameters) // calls)
+        self._columns = max(1, _AT_ONCE // len(self._all))
         self._sims: dict[int, tuple[CpuSimulation, Variation]] = {}
 
     def residual(self, z: np.ndarray) -> np.ndarray:
-        """Robust errors of all windows and steps, and the prior's.
+        """Robust errors of all windows.
 
         Args:
             z: (P,) or (P, K)
@@ -110,63 +162,67 @@ class Shooting:
         # Pseudo-Huber: squares of this are quadratic for small and linear for large errors.
         size = np.abs(errors) / _OUTLIER
         robust = np.sign(errors) * _OUTLIER * np.sqrt(2.0 * (np.sqrt(1.0 + size**2) - 1.0))
-        both = np.concatenate([robust, self.config.prior * columns], axis=1).T
-        return both[:, 0] if z.ndim == 1 else both
+        return robust[0] if z.ndim == 1 else robust.T
 
-    def solve(self, start: np.ndarray | None = None) -> Solution:
-        """Gauss-Newton from the model, or from another start (P,)."""
-        z = np.zeros(len(self.parameters)) if start is None else start.copy()
-        trace: list[float] = []
+    def solve(
+        self,
+        start: np.ndarray,
+        active: np.ndarray,
+        *,
+        iterations: int,
+        progress: Callable[[float], None] = lambda fraction: None,
+    ) -> np.ndarray:
+        """Gauss-Newton from ``start`` (P,) over the active parameters (P,)."""
+        bounds = [bound[active] for bound in self.parameters.bounds]
 
-        def note(log: list[minimize.IterLog]) -> None:
-            trace.append(float(log[-1].objective))
-            self._progress(min(1.0, len(trace) / self.config.iterations))
+        def full(x: np.ndarray) -> np.ndarray:
+            z = np.tile(start[:, None], (1, x.reshape(len(x), -1).shape[1]))
+            z[active] = x.reshape(len(x), -1)
+            return z
 
-        bounds = [np.asarray(bound) for bound in self.parameters.bounds]
-        z = np.clip(z, *bounds)
-        z, log = minimize.least_squares(
-            z, self.residual, bounds=bounds, jacobian=self.jacobian, xtol=1e-4, gtol=1e-6,
-            max_iter=self.config.iterations, verbose=0, iter_callback=note,
+        def residual(x: np.ndarray) -> np.ndarray:
+            both = np.concatenate([self.residual(full(x)), _PRIOR * x.reshape(len(x), -1)])
+            return both[:, 0] if x.ndim == 1 else both
+
+        def jacobian(x: np.ndarray, at: np.ndarray) -> np.ndarray:
+            count = int(active.sum())
+            rows = at.reshape(-1)[:-count]
+            columns = self._columns_of(full(x)[:, 0], rows, np.flatnonzero(active))
+            return np.concatenate([columns, _PRIOR * np.eye(count)])
+
+        x = np.clip(start[active], *bounds)
+        x, _ = minimize.least_squares(
+            x, residual, bounds=bounds, jacobian=jacobian, xtol=1e-4, gtol=1e-6, verbose=0,
+            max_iter=iterations, iter_callback=lambda log: progress(len(log) / iterations),
         )  # fmt: skip
-        z = np.asarray(z).reshape(-1)
+        return full(np.asarray(x).reshape(-1))[:, 0]
+
+    def linear(self, z: np.ndarray) -> LinearFit:
+        """The residual around parameters (P,), as a linear function of them."""
         residual = self.residual(z)
-        spread, told = self._honesty(z, residual, self.jacobian(z, residual))
-        return Solution(z, np.array([float(entry.objective) for entry in log]), spread, told)
+        columns = self._columns_of(z, residual, np.arange(len(z)))
+        count = len(self._all)
+        order = np.lexsort((self.windows.start, self.windows.stretch))
+        block = np.empty(count, dtype=np.intp)
+        for number, part in enumerate(np.array_split(order, min(_BLOCKS, count))):
+            block[part] = number
+        jacobian = columns.reshape(count, -1, len(z))
+        bounds = self.parameters.bounds
+        return LinearFit(z, residual.reshape(count, -1), jacobian, bounds, block)
 
-    def _honesty(
-        self, z: np.ndarray, residual: np.ndarray, jacobian: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """How sure the parameters are, and how much of that is the log's.
-
-        The covariance of one fit calls every error independent and is ten times too sure. So the
-        log is cut into blocks, each makes its own Gauss-Newton step, and their scatter counts.
-        """
-        width, count = len(z), len(self._all)
-        prior = self.config.prior**2
-        rows = jacobian[:-width].reshape(count, -1, width)
-        errors = residual[:-width].reshape(count, -1)
-        information = np.einsum("wrp,wrp->p", rows, rows)
-        told = information / (information + prior)
-        blocks = np.array_split(np.argsort(self.windows.stretch * 1_000_000 + self.windows.start),
-                                min(_BLOCKS, count))  # fmt: skip
-        steps = []
-        for block in blocks:
-            part, error = rows[block].reshape(-1, width), errors[block].reshape(-1)
-            normal = part.T @ part + prior * np.eye(width)
-            steps.append(-np.linalg.solve(normal, part.T @ error + prior * z))
-        scatter = np.std(steps, axis=0, ddof=1) if len(steps) > 1 else np.full(width, np.nan)
-        return scatter / np.sqrt(len(steps)), told
-
-    def jacobian(self, z: np.ndarray, residual: np.ndarray) -> np.ndarray:
-        """(R, P) by differences into the bounds."""
-        z = z.reshape(-1)
+    def _columns_of(self, z: np.ndarray, residual: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """(R, K) derivatives by differences into the bounds."""
         _, high = self.parameters.bounds
-        step = np.where(z + _STEP <= high, _STEP, -_STEP)
-        moved = self.residual(z[:, None] + np.diag(step))
-        return np.asarray((moved - residual.reshape(-1, 1)) / step)
+        step = np.where(z + _STEP <= high, _STEP, -_STEP)[places]
+        moved = np.tile(z[:, None], (1, len(places)))
+        moved[places, np.arange(len(places))] += step
+        return np.asarray((self.residual(moved) - residual[:, None]) / step)
 
     def _errors(self, columns: np.ndarray) -> np.ndarray:
         """(K, R) errors of K sets of parameters."""
+        wanted = len(columns)
+        if 1 < wanted < self._columns:  # one size of simulation for all but single sets
+            columns = np.concatenate([columns, np.tile(columns[-1:], (self._columns - wanted, 1))])
         count, windows = len(columns), len(self._all)
         sim, variation = self._simulation(count)
         for name, values in self.parameters.values(columns).items():
@@ -181,7 +237,7 @@ class Shooting:
             found.append(self._gap(sim, self.windows.rows(window, step)))
         errors = np.stack(found, axis=1)
         errors[sim.failed] = 10.0 * _OUTLIER
-        return errors.reshape(count, -1)
+        return errors.reshape(count, -1)[:wanted]
 
     def _gap(self, sim: CpuSimulation, rows: np.ndarray) -> np.ndarray:
         """(n, F) errors of robots against rows of the log."""
@@ -197,8 +253,9 @@ class Shooting:
     def _simulation(self, count: int) -> tuple[CpuSimulation, Variation]:
         """Robots for so many sets of parameters."""
         if count not in self._sims:
-            late = MAX_DELAY_S if "delay_s" in self.parameters.quantities else 0.0
-            sim = CpuSimulation(self.robot, count * len(self._all), threads=self.config.threads,
-                                max_delay_s=late)  # fmt: skip
-            self._sims[count] = (sim, Variation(sim, self.parameters.quantities))
+            quantities = self.parameters.quantities
+            kind = TwinSimulation if set(EFFECTS) & set(quantities) else CpuSimulation
+            sim = kind(self.robot, count * len(self._all), threads=self._threads,
+                       max_delay_s=MAX_DELAY_S if "delay_s" in quantities else 0.0)  # fmt: skip
+            self._sims[count] = (sim, Variation(sim, quantities))
         return self._sims[count]

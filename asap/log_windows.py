@@ -15,7 +15,7 @@ import numpy as np
 
 from asap.log_states import GAINS, Track, log_track, told_gain
 from asap.robot import Robot
-from asap.sim import CpuSimulation
+from asap.sim_protocol import Simulation
 from asap_deploy.errors import InputError
 from asap_deploy.log import Log
 
@@ -119,7 +119,7 @@ class Windows:
         pieces = (self.start * self.dt // _BLOCK_S).astype(np.intp)
         return np.unique(np.stack([numbers, pieces]), axis=1, return_inverse=True)[1].reshape(-1)
 
-    def start_in(self, sim: CpuSimulation, window: np.ndarray) -> None:
+    def start_in(self, sim: Simulation, window: np.ndarray) -> None:
         """Put robot i of a simulation into the first state of ``window[i]``, all of them."""
         rows = self.rows(window, 0)
         past = [self.target[self.rows(window, -back)] for back in range(PAST, 0, -1)]

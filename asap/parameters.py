@@ -9,7 +9,7 @@ the floor are factors, so their logarithm is what varies; the rest is added.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -65,7 +65,10 @@ class Parameters:
             kinds: Of ``KINDS``, in any order.
         """
         self.robot = robot
-        self.items = [p for kind in KINDS if kind in kinds for p in KINDS[kind](robot)]
+        pairs = [(kind, p) for kind in KINDS if kind in kinds for p in KINDS[kind](robot)]
+        self.items = [item for _, item in pairs]
+        self.groups = [kind for kind, _ in pairs]
+        """Of ``KINDS``, for every item."""
 
     def __len__(self) -> int:
         """How many."""
@@ -94,11 +97,17 @@ class Parameters:
                 if item.quantity == "delay_s":
                     found["delay_s"] += self.robot.delay_s
             change = item.scale * z[:, place, None]
-            if item.quantity in FACTORS:
-                found[item.quantity][:, item.columns] = np.exp(change)
+            if item.quantity in FACTORS:  # of a group, and of a joint in it
+                found[item.quantity][:, item.columns] *= np.exp(change)
             else:
                 found[item.quantity][:, item.columns] += change
         return found
+
+    def neutral(self, name: str, values: np.ndarray) -> bool:
+        """Whether values of a quantity are those of the model."""
+        if name == "delay_s":
+            return bool(np.array_equal(values, self.robot.delay_s))
+        return bool((values == (1.0 if name in FACTORS else 0.0)).all())
 
 
 def _factors(robot: Robot, quantity: str, scale: float, low: float, high: float) -> list[Parameter]:
@@ -107,6 +116,28 @@ def _factors(robot: Robot, quantity: str, scale: float, low: float, high: float)
         Parameter(f"{part} {quantity}", quantity, columns, scale,
                   float(np.log(low) / scale), float(np.log(high) / scale))
         for part, columns in joint_groups(robot).items()
+    ]  # fmt: skip
+
+
+def _armatures(robot: Robot) -> list[Parameter]:
+    """A factor for each kind of motor in a part of the body."""
+    found = []
+    for part, columns in joint_groups(robot).items():
+        sizes = np.round(robot.armature[columns], 9)
+        for number, size in enumerate(np.unique(sizes)):
+            name = part if number == 0 else f"{part} (motor {number + 1})"
+            low, high = np.log([0.1, 40.0]) / 0.7
+            found.append(Parameter(f"{name} armature", "armature", columns[sizes == size], 0.7,
+                                   float(low), float(high)))  # fmt: skip
+    return found
+
+
+def _each(quantity: str, scale: float, most: float) -> Callable[[Robot], list[Parameter]]:
+    """How a joint differs from its group."""
+    return lambda robot: [
+        Parameter(f"{name.removesuffix('_joint')} {quantity} in its group", quantity,
+                  np.array([place]), scale, -most / scale, most / scale)
+        for place, name in enumerate(robot.joint_names)
     ]  # fmt: skip
 
 
@@ -135,6 +166,21 @@ def _delay(robot: Robot) -> list[Parameter]:
     return [Parameter("delay", "delay_s", everywhere, DELAY_SCALE_S, least, most)]
 
 
+def _biases(robot: Robot) -> list[Parameter]:
+    """What the encoder of each joint reads too much: no two were mounted alike."""
+    return [Parameter(f"{name.removesuffix('_joint')} encoder_bias", "encoder_bias",
+                      np.array([place]), 0.01, -6.0, 6.0)
+            for place, name in enumerate(robot.joint_names)]  # fmt: skip
+
+
+def _effects(quantity: str, scale: float, most: float) -> Callable[[Robot], list[Parameter]]:
+    """An effect of motors that is 0 in the model, for each group of joints."""
+    return lambda robot: [
+        Parameter(f"{part} {quantity}", quantity, columns, scale, 0.0, most / scale)
+        for part, columns in joint_groups(robot).items()
+    ]
+
+
 def _inertial(robot: Robot) -> list[Parameter]:
     """Load on the torso, and where its mass is."""
     anchor = robot.model.body(robot.anchor_name).id
@@ -152,8 +198,17 @@ KINDS = {
     "stiffness": lambda robot: _factors(robot, "stiffness", 0.2, 0.2, 3.0),
     "damping": lambda robot: _factors(robot, "damping", 0.3, 0.1, 5.0),
     "frictionloss": _frictions,
-    "armature": lambda robot: _factors(robot, "armature", 0.7, 0.1, 40.0),
+    "armature": _armatures,
     "inertial": _inertial,
     "floor": lambda robot: [Parameter("floor friction", "friction", np.array([0]), 0.4, -4.0, 3.0)],
+    "load_friction": _effects("load_friction", 0.05, 0.5),
+    "droop": _effects("droop", 0.02, 0.2),
+    "dead_band": _effects("dead_band", 0.005, 0.05),
+    "encoder_bias": _biases,
+    "stiffness_of_joints": _each("stiffness", 0.1, 0.5),
+    "armature_of_joints": _each("armature", 0.3, 1.0),
 }
 """What can be identified, cheap and likely first."""
+
+OF_JOINTS = ("stiffness_of_joints", "armature_of_joints")
+"""Kinds that say how a joint differs from its group."""

@@ -21,7 +21,7 @@ from asap.log_states import as_logged
 from asap.log_windows import Windows, stretches_of
 from asap.metrics import MM, Interval, TrackedPoints, bootstrap_ratio
 from asap.robot import Robot
-from asap.sim import CpuSimulation
+from asap.sim_protocol import Simulation
 from asap.twin import make_simulation
 from asap_deploy.errors import InputError
 from asap_deploy.log import Log
@@ -37,7 +37,7 @@ _AT_ONCE = 2048
 """Windows simulated side by side."""
 
 Progress = Callable[[float], None]
-Simulate = Callable[[Robot, int], CpuSimulation]
+Simulate = Callable[[Robot, int], Simulation]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,14 +223,9 @@ class _Meter:
 def _own_simulation(config: ReplayConfig) -> Simulate:
     """The robot's own, with the delay that was asked for."""
 
-    def simulate(robot: Robot, count: int) -> CpuSimulation:
-        delay_s = config.delay_ms / 1000.0
-        sim = make_simulation(
-            robot, count, threads=config.threads, max_delay_s=delay_s, seed=config.seed
-        )
-        if delay_s > 0.0:
-            sim.set_delay(delay_s)
-        return sim
+    def simulate(robot: Robot, count: int) -> Simulation:
+        late = robot.with_(delay_s=robot.delay_s + config.delay_ms / 1000.0)
+        return make_simulation(late, count, threads=config.threads, seed=config.seed)
 
     return simulate
 
@@ -249,20 +244,25 @@ def _simulated(
         window = everything[begin : begin + _AT_ONCE]
         sim = simulate(own, len(window))
         windows.start_in(sim, window)
-        last = (sim.joint_pos.copy(), points.positions(sim.body_pos_w, sim.body_quat_wxyz),
-                sim.base_pos_w.copy())  # fmt: skip
+        last = tuple(part.copy() for part in _seen(sim, own, points))
         meter.restart()
         for step in range(1, windows.steps + 1):
             sim.step(windows.target[windows.rows(window, step - 1)])
-            now = (sim.joint_pos, points.positions(sim.body_pos_w, sim.body_quat_wxyz),
-                   sim.base_pos_w)  # fmt: skip
             bad = sim.failed
             shown = [np.where(bad.reshape(-1, *[1] * (n.ndim - 1)), held, n)
-                     for n, held in zip(now, last, strict=True)]  # fmt: skip
+                     for n, held in zip(_seen(sim, own, points), last, strict=True)]  # fmt: skip
             meter.add(window, step, *shown)
             progress((begin + len(window) * step / windows.steps) / len(everything))
         diverged += int(sim.failed.sum())
     return meter.errors(), diverged
+
+
+def _seen(sim: Simulation, robot: Robot, points: TrackedPoints) -> tuple[np.ndarray, ...]:
+    """Joints, tracked points and base, as from a log: bodies are where encoders place them."""
+    bodies = sim.body_pos_w, sim.body_quat_wxyz
+    if robot.encoder_bias.any():
+        bodies = robot.forward_kinematics(sim.base_pos_w, sim.base_quat_wxyz, sim.joint_pos)
+    return sim.joint_pos, points.positions(*bodies), sim.base_pos_w
 
 
 def _held(windows: Windows, truth: _Truth) -> Errors:

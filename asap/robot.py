@@ -64,6 +64,9 @@ class Robot:
     """(J,) dry friction of the joint [Nm]"""
     delay_s: np.ndarray
     """(J,) from target to motor [s]"""
+    encoder_bias: np.ndarray
+    """(J,) by which joints read more than they are [rad]. Everything here is what encoders say: the
+    simulation's joint positions, and bodies by ``forward_kinematics``."""
     action_scale: np.ndarray
     """(J,) [rad] per unit of action"""
     body_names: tuple[str, ...]

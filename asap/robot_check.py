@@ -43,7 +43,8 @@ def _gains(robot: Robot) -> list[str]:
     findings = {
         "no torque limit": ~np.isfinite(robot.torque_limit),
         "no velocity limit": ~np.isfinite(robot.joint_vel_limit),
-        "zero armature (rotor inertia)": robot.armature == 0.0,
+        "zero armature (rotor inertia)": (robot.armature == 0.0)
+        & (robot.facts.get("engine") != "bullet"),
         "zero stiffness": robot.stiffness == 0.0,
         "no damping at all": robot.damping + robot.passive_damping == 0.0,
     }

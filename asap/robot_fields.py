@@ -29,6 +29,7 @@ JOINT_ARRAYS = {
     "passive_damping": "passive_damping",
     "frictionloss": "frictionloss",
     "delay_s": "delay_s",
+    "encoder_bias": "encoder_bias",
     "action_scale": "action_scale",
 }
 _DEFAULTS: dict[str, Any] = {
@@ -37,6 +38,7 @@ _DEFAULTS: dict[str, Any] = {
     "torque_limit": np.inf,
     "velocity_limit": np.inf,
     "delay_s": 0.0,
+    "encoder_bias": 0.0,
     "action_scale": 0.25,
     "action": True,
 }

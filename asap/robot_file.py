@@ -25,6 +25,7 @@ FILE_NAME = "robot.toml"
 MAX_TOML_BYTES = 1 << 20
 SELF_COLLISION = ("none", "legs", "full")
 FLOOR_CONTACT = ("feet", "all")
+ENGINES = ("mujoco", "bullet")
 INTEGRATORS = ("euler", "rk4", "implicit", "implicitfast", "discrete")
 
 # A key that says the same thing in another way replaces what an earlier layer said.
@@ -73,6 +74,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "self_collision": (lambda v: v in SELF_COLLISION, f"one of {', '.join(SELF_COLLISION)}"),
     "floor_contact": (lambda v: v in FLOOR_CONTACT, f"one of {', '.join(FLOOR_CONTACT)}"),
+    "engine": (lambda v: v in ENGINES, f"one of {', '.join(ENGINES)}"),
     "integrator": (lambda v: v in INTEGRATORS, f"one of {', '.join(INTEGRATORS)}"),
 }
 
@@ -85,6 +87,7 @@ _MOTOR_KEYS = {
     "passive_damping": "nonnegative",
     "frictionloss": "nonnegative",
     "delay_s": "nonnegative",
+    "encoder_bias": "number",
     "natural_frequency_hz": "positive",
     "damping_ratio": "nonnegative",
     "action_scale": "nonnegative",
@@ -158,7 +161,6 @@ _SENSOR_KEYS = {
     "joint_vel_noise": "nonnegative",
     "ang_vel_noise": "nonnegative",
     "tilt_noise": "nonnegative",
-    "encoder_bias": "nonnegative",
     "imu_misalignment": "vector",
     "packet_loss": "fraction",
     "delay_jitter_s": "nonnegative",
@@ -168,6 +170,7 @@ _SENSOR_KEYS = {
 # A twin is the same robot with other physics: what a policy relies on cannot differ.
 _TWIN_KEYS: dict[str, Any] = {
     "about": "text",
+    "engine": "engine",
     "joints": {"*": {k: v for k, v in _JOINT_KEYS.items() if not k.startswith("action")}},
     "bodies": {"*": _BODY_KEYS},
     "foot_contact": _CONTACT_KEYS,

@@ -148,13 +148,13 @@ def add_motor(spec: mujoco.MjSpec, name: str, numbers: Mapping[str, float]) -> N
     joint.armature = numbers["armature"]
     joint.damping = np.array([numbers["passive_damping"], 0.0, 0.0])
     joint.frictionloss = numbers["frictionloss"]
+    joint.ref += _angle(joint, numbers["encoder_bias"])  # links stand where the joint reads this
     # The limit stands at the motor; a second one at the joint would hide it.
     joint.actfrclimited = mujoco.mjtLimited.mjLIMITED_FALSE
     if np.isfinite([numbers["lower"], numbers["upper"]]).all():
         joint.limited = mujoco.mjtLimited.mjLIMITED_TRUE
         limits = np.array([numbers["lower"], numbers["upper"]])
-        # A spec holds angles in the unit of its MJCF.
-        joint.range = np.rad2deg(limits) if joint.compiler.degree else limits
+        joint.range = _angle(joint, limits)
     motor = spec.add_actuator(name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
     motor.set_to_position(kp=numbers["stiffness"], kv=numbers["damping"])
     motor.ctrllimited = mujoco.mjtLimited.mjLIMITED_FALSE
@@ -164,6 +164,11 @@ def add_motor(spec: mujoco.MjSpec, name: str, numbers: Mapping[str, float]) -> N
     if numbers["delay_s"] > 0.0:
         motor.delay, motor.interp = numbers["delay_s"], 1  # linear between physics steps
         motor.nsample = int(np.ceil(numbers["delay_s"] / spec.option.timestep)) + 1
+
+
+def _angle(joint: mujoco.MjsJoint, angle: Any) -> Any:
+    """An angle [rad] in the unit of the joint's MJCF."""
+    return np.rad2deg(angle) if joint.compiler.degree else angle
 
 
 def collides(geom: mujoco.MjsGeom) -> bool:

@@ -41,8 +41,23 @@ class Simulation(Protocol):
         """Time between two physics steps [s]."""
         ...
 
-    def reset(self, env_ids: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> None:
-        """Put robots ``env_ids`` (n,) into states (n, nq), (n, nv)."""
+    def reset(
+        self,
+        env_ids: np.ndarray,
+        qpos: np.ndarray,
+        qvel: np.ndarray,
+        *,
+        joint_pos_target: np.ndarray | None = None,
+    ) -> None:
+        """Put robots ``env_ids`` (n,) into states (n, nq), (n, nv), targets under way included."""
+        ...
+
+    def set_delay(self, delay_s: np.ndarray | float, env_ids: np.ndarray | None = None) -> None:
+        """Delay the targets on their way to the motors [s]."""
+        ...
+
+    def push(self, env_ids: np.ndarray, delta_lin_vel_w: np.ndarray) -> None:
+        """Change the velocity of bases at once, as a shove would."""
         ...
 
     def step(self, joint_pos_target: np.ndarray) -> None:
@@ -106,4 +121,9 @@ class Simulation(Protocol):
     @property
     def failed(self) -> np.ndarray:
         """(N,) bool: blown up, frozen until reset."""
+        ...
+
+    @property
+    def num_failures(self) -> int:
+        """How many simulations have failed so far."""
         ...

@@ -16,9 +16,12 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
+from asap.bullet import BulletSimulation
 from asap.robot import Robot
 from asap.sim import CpuSimulation
+from asap.sim_protocol import Simulation
 from asap_deploy import rotation
+from asap_deploy.errors import InputError
 from asap_deploy.observation import Measurement
 
 _SLIDING_SPEED = 0.5
@@ -27,10 +30,10 @@ _SLIDING_SPEED = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class MotorEffects:
-    """What motors do beside a PD law, (J,) each; 0 or inf where they do not."""
+    """What motors do beside a PD law, (J,) each, or (N, J) for N robots; 0 where they do not."""
 
-    droop_speed: np.ndarray
-    """No torque is left in the direction of motion at this speed [rad/s]; inf: no droop."""
+    droop: np.ndarray
+    """Part of the torque limit that is lost per speed in the direction of motion [s/rad]."""
     dead_band: np.ndarray
     """Position errors below this make no torque [rad]."""
     load_friction: np.ndarray
@@ -45,12 +48,18 @@ class MotorEffects:
             key: np.array([_of_joint(table, name, key, usual) for name in robot.joint_names])
             for key, usual in columns.items()
         }
-        return cls(**values)
+        return cls(droop=1.0 / values.pop("droop_speed"), **values)
+
+    def for_each(self, num_robots: int) -> MotorEffects:
+        """Those of N robots, (N, J) each, to be changed in place."""
+        rows = {item.name: np.tile(getattr(self, item.name), (num_robots, 1))
+                for item in fields(self)}  # fmt: skip
+        return MotorEffects(**rows)
 
     @property
     def present(self) -> bool:
         """Whether any motor has any."""
-        lossy = np.isfinite(self.droop_speed) | (self.dead_band > 0) | (self.load_friction > 0)
+        lossy = (self.droop > 0) | (self.dead_band > 0) | (self.load_friction > 0)
         return bool(lossy.any())
 
 
@@ -67,35 +76,37 @@ class TwinSimulation(CpuSimulation):
             robot: The twin.
             num_envs: How many, N.
             threads: Of the pool.
-            max_delay_s: Longest delay that will be set, beside the twin's own [s].
+            max_delay_s: Longest delay that will be set, beside what jitters [s].
             seed: Of the jitter of delays.
         """
-        self._effects = MotorEffects.of(robot)
+        self.effects = MotorEffects.of(robot).for_each(num_envs)
+        """What the motors do, (N, J) each; may be changed in place."""
         self._jitter_s = float(robot.facts.table("sensors").get("delay_jitter_s", 0.0))
-        longest = max_delay_s + float(robot.delay_s.max()) + self._jitter_s
+        longest = max(max_delay_s, float(robot.delay_s.max())) + self._jitter_s
         super().__init__(robot, num_envs, threads=threads, max_delay_s=longest)
-        self._rng, self._delay_s = np.random.default_rng(seed), robot.delay_s
+        self._rng = np.random.default_rng(seed)
+        self._usual_delay_s = np.tile(robot.delay_s, (num_envs, 1))
         self._added_force = self.batch.bind("qfrc_applied")
+        self._strongest = np.minimum(robot.torque_limit, 1e9)  # no limit times nothing left is 0
         if longest > 0.0:
-            super().set_delay(np.tile(self._delay_s, (num_envs, 1)))
+            super().set_delay(self._usual_delay_s)
 
     def step(self, joint_pos_target: np.ndarray) -> None:
         """Advance all twins by one control step."""
         if self._jitter_s > 0.0:
             late = self._rng.uniform(0.0, self._jitter_s, (self.num_envs, 1))
-            super().set_delay(self._delay_s + late)
+            super().set_delay(self._usual_delay_s + late)
         super().step(joint_pos_target)
 
     def set_delay(self, delay_s: np.ndarray | float, env_ids: np.ndarray | None = None) -> None:
-        """Delay the targets further than the twin does already."""
+        """Delay the targets on their way to the motors; what jitters comes on top."""
+        super().set_delay(delay_s, env_ids)
+        rows = slice(None) if env_ids is None else env_ids
         delays = np.asarray(delay_s, dtype=float)
-        delays = delays[:, None] if delays.ndim == 1 else delays
-        super().set_delay(self._delay_s + np.broadcast_to(
-            delays, (self.num_envs if env_ids is None else len(env_ids), len(self._delay_s))
-        ), env_ids)  # fmt: skip
+        self._usual_delay_s[rows] = delays[:, None] if delays.ndim == 1 else delays
 
     def _advance(self, alive: np.ndarray | None) -> None:
-        if not self._effects.present:
+        if not self.effects.present:
             super()._advance(alive)
             return
         columns = self.robot.qvel_ids
@@ -105,22 +116,54 @@ class TwinSimulation(CpuSimulation):
             self._joint_torque[:] = self._actuator_force
         self._added_force[:] = 0.0
 
+    def reset(
+        self,
+        env_ids: np.ndarray,
+        qpos: np.ndarray,
+        qvel: np.ndarray,
+        *,
+        joint_pos_target: np.ndarray | None = None,
+    ) -> None:
+        """Start robots anew, see ``CpuSimulation.reset``."""
+        super().reset(env_ids, qpos, qvel, joint_pos_target=joint_pos_target)
+        if not self.effects.present or joint_pos_target is None:
+            return
+        # Friction grows with the load that was there when the robot came into this state.
+        target = joint_pos_target[:, -1] if joint_pos_target.ndim == 3 else joint_pos_target
+        stiffness, damping = (gain[env_ids] for gain in self._gains())
+        torque = stiffness * (target - self.joint_pos[env_ids]) - damping * self.joint_vel[env_ids]
+        self._joint_torque[env_ids] = np.clip(torque, -self._strongest, self._strongest)
+
+    def _gains(self) -> tuple[np.ndarray, np.ndarray]:
+        """Stiffness and damping of every robot's motors, (N, J) each."""
+        kp, kv = self.batch.expand("actuator_gainprm"), self.batch.expand("actuator_biasprm")
+        return kp[:, :, 0], -kv[:, :, 2]
+
     def _extra_torque(self) -> np.ndarray:
         """(N, J) beside what the motors of the model did in the last physics step [Nm]."""
-        effects, robot, torque = self._effects, self.robot, self._joint_torque
-        speed = self.joint_vel
-        error = np.clip(self._ctrl - self.joint_pos, -effects.dead_band, effects.dead_band)
-        left = robot.torque_limit * np.clip(1.0 - np.abs(speed) / effects.droop_speed, 0.0, 1.0)
+        effects, torque, speed = self.effects, self._joint_torque, self.joint_vel
+        stiffness, damping = self._gains()
+        # The position error that the motor answered, whatever was under way to it.
+        error = (torque + damping * speed) / np.maximum(stiffness, 1e-9)
+        unmoved = stiffness * np.clip(error, -effects.dead_band, effects.dead_band)
+        left = self._strongest * np.clip(1.0 - np.abs(speed) * effects.droop, 0.0, 1.0)
         reached = np.where(torque * speed > 0.0, np.clip(torque, -left, left), torque)
         friction = effects.load_friction * np.abs(torque) * np.tanh(speed / _SLIDING_SPEED)
-        return reached - torque - robot.stiffness * error - friction
+        return reached - torque - unmoved - friction
 
 
 def make_simulation(
     robot: Robot, num_envs: int, *, threads: int = 0, max_delay_s: float = 0.0, seed: int = 0
-) -> CpuSimulation:
-    """Simulate a robot, as a twin where it is one that needs it."""
+) -> Simulation:
+    """Simulate a robot, as a twin where it is one that needs it, in the engine that it names."""
     jitter = robot.facts.table("sensors").get("delay_jitter_s", 0.0)
+    if robot.facts.get("engine") == "bullet":
+        if jitter or MotorEffects.of(robot).present:
+            raise InputError(
+                "engine 'bullet' has no motor_effects and no delay_jitter_s: take them out of "
+                f"the file of twin '{robot.name}'"
+            )
+        return BulletSimulation(robot, num_envs, max_delay_s=max_delay_s)
     if jitter or MotorEffects.of(robot).present:
         return TwinSimulation(robot, num_envs, threads=threads, max_delay_s=max_delay_s, seed=seed)
     return CpuSimulation(robot, num_envs, threads=threads, max_delay_s=max_delay_s)
@@ -140,8 +183,6 @@ class SensorFacts:
     """[rad/s]"""
     tilt_noise: float = 0.0
     """[rad]"""
-    encoder_bias: float = 0.0
-    """Standard deviation over joints, the same for ever [rad]"""
     imu_misalignment: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Rotation vector of the IMU in the base [rad]"""
     packet_loss: float = 0.0
@@ -172,20 +213,16 @@ class Sensors:
 
         Args:
             robot: The twin.
-            num_robots: How many, N; they share bias and misalignment: it is one robot.
+            num_robots: How many, N; they share the misalignment: it is one robot.
             rng: Of noise.
         """
         self.facts, self.rng, self._num = SensorFacts.of(robot), rng, num_robots
-        # The bias belongs to the robot: the same for any seed of an experiment.
-        own = np.random.default_rng([len(robot.joint_names), *robot.name.encode()])
-        joints = len(robot.joint_names)
-        self.encoder_bias = self.facts.encoder_bias * own.standard_normal(joints)
         self._turn = rotation.from_rotvec(np.array(self.facts.imu_misalignment))
         self._last: Measurement | None = None
         self.lost = np.zeros(num_robots, dtype=bool)
         """(N,) the last measurement did not arrive"""
 
-    def measure(self, sim: CpuSimulation) -> Measurement:
+    def measure(self, sim: Simulation) -> Measurement:
         """What arrives; the base's position and velocity are exact, as of a motion capture."""
         now = self._seen(sim.measure())
         if self.facts.packet_loss > 0.0 and self._last is not None:
@@ -200,7 +237,7 @@ class Sensors:
 
     def _seen(self, true: Measurement) -> Measurement:
         facts = self.facts
-        joint_pos = true.joint_pos + self.encoder_bias + self._noise(facts.joint_pos_noise, true)
+        joint_pos = true.joint_pos + self._noise(facts.joint_pos_noise, true)
         if facts.joint_pos_step > 0.0:
             joint_pos = np.round(joint_pos / facts.joint_pos_step) * facts.joint_pos_step
         quat, ang_vel = true.base_quat_wxyz, true.base_ang_vel_b

@@ -15,6 +15,7 @@ from collections.abc import Collection
 import numpy as np
 
 from asap.sim import CpuSimulation
+from asap.twin import MotorEffects, TwinSimulation
 from asap_deploy.errors import InputError, suggestion
 
 QUANTITIES = (
@@ -29,7 +30,13 @@ QUANTITIES = (
     "added_passive_damping",
     "torque_limit",
     "delay_s",
+    "encoder_bias",
+    "droop",
+    "dead_band",
+    "load_friction",
 )
+EFFECTS = ("droop", "dead_band", "load_friction")
+"""Quantities that no number of a MuJoCo model stands for: they need a ``TwinSimulation``."""
 FACTORS = ("friction", "link_mass", "stiffness", "damping", "armature", "torque_limit")
 """Quantities that multiply what the model says; the others are added, or stand instead."""
 _INERTIAL = ("link_mass", "added_mass_kg", "com_offset_m", "armature")
@@ -70,6 +77,7 @@ class Variation:
             "added_passive_damping": np.zeros((1, joints)),
             "torque_limit": np.ones((1, joints)),
             "delay_s": robot.delay_s[None].copy(),
+            **{n: np.zeros((1, joints)) for n in ("encoder_bias", *EFFECTS)},
         }
         self.values = {n: np.tile(neutral[n], (rows, 1)) for n in QUANTITIES if n in names}
         """What robots have, N rows each: factors of what the model says, or what is added to it;
@@ -87,6 +95,7 @@ class Variation:
             self._write_friction(rows)
         self._write_inertia(rows)
         self._write_motors(rows)
+        self._write_effects(rows)
         if "delay_s" in self.values:
             self._sim.set_delay(self.values["delay_s"][rows], rows)
 
@@ -154,6 +163,19 @@ class Variation:
             own = model.dof_damping[self._dofs]
             places = np.ix_(rows, self._dofs)
             batch.expand("dof_damping")[places] = own + values["added_passive_damping"][rows]
+
+    def _write_effects(self, rows: np.ndarray) -> None:
+        """What motors do beside a PD law, and joints that read more than they are."""
+        for name in EFFECTS:
+            if name in self.values:
+                assert isinstance(self._sim, TwinSimulation), f"{name} needs a TwinSimulation"
+                own = getattr(MotorEffects.of(self._sim.robot), name)
+                getattr(self._sim.effects, name)[rows] = own + self.values[name][rows]
+        if "encoder_bias" in self.values:
+            # A link stands as the model draws it where its joint reads the reference position.
+            places = np.ix_(rows, self._sim.robot.qpos_ids)
+            own = self._sim.model.qpos0[self._sim.robot.qpos_ids]
+            self._sim.batch.expand("qpos0")[places] = own + self.values["encoder_bias"][rows]
 
     def _of(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Values of robots (n, width), or the one row that changes nothing."""

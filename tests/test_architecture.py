@@ -29,20 +29,23 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.robot_fields asap.robot_soles asap.log_tables asap.robot_check",
     "asap.robot asap.log_channels",
     "asap.grounding asap.log_asap asap.motion_orders asap.log_check_view asap.metrics "
-    "asap.rollout asap.sim_protocol asap.sim_spec",
+    "asap.rollout asap.sim_protocol asap.sim_spec asap.bullet_urdf asap.bullet_delay",
     "asap.motions asap.log_import asap.sim asap.log_timing asap.log_check_delay asap.tracking "
-    "asap.sheet asap.visualize asap.bench_results asap.motion_plan asap.inverse_dynamics",
-    "asap.choreography asap.log_check_step asap.dynamics_check asap.rewards asap.policy "
-    "asap.variation asap.twin",
-    "asap.motion_check asap.log_check_base asap.log_check_order asap.log_signals asap.randomize "
+    "asap.sheet asap.visualize asap.bench_results asap.motion_plan asap.inverse_dynamics "
+    "asap.bullet_world",
+    "asap.bullet",
+    "asap.choreography asap.log_check_step asap.dynamics_check asap.rewards asap.policy asap.twin",
+    "asap.motion_check asap.variation asap.log_check_base asap.log_check_order asap.log_signals "
     "asap.export asap.evaluate asap.bench asap.whole_body",
-    "asap.inputs asap.walk asap.log_check asap.balance asap.bench_integrators asap.momentum_fit "
-    "asap.starts asap.record asap.log_states asap.warm_start asap.linearise",
+    "asap.inputs asap.randomize asap.walk asap.log_check asap.balance asap.bench_integrators "
+    "asap.momentum_fit asap.starts asap.record asap.log_states asap.warm_start asap.linearise",
     "asap.env asap.regulator asap.log_windows asap.parameters asap.correction",
-    "asap.replay asap.identify asap.published asap.make_motions asap.vecenv asap.imitate "
-    "asap.curves asap.checkpoint",
+    "asap.replay asap.log_split asap.identify asap.published asap.make_motions asap.vecenv "
+    "asap.imitate asap.curves asap.checkpoint",
     "asap.ppo",
     "asap.train",
+    "asap.judge",
+    "asap.parameter_search",
     "asap.cli_common asap.bench_train asap.bench_gap asap.replay_view asap.fit asap.closed_loop",
     "asap.cli_progress",
     "asap.cli_bench asap.cli_data asap.cli_fit asap.cli_logs asap.cli_motions asap.cli_policy "

@@ -1,0 +1,208 @@
+"""Which physical parameters a log pays for: all are fitted, then what other runs do not need goes.
+
+    found = search(parts, robot, IdentifyConfig(), judge)
+    found.correction, found.rows(), found.tried
+
+The delay comes first: nothing later can represent it. All groups are then fitted together, each
+pulled a little towards the model. A group that a validation part of the log, replayed over
+horizons several times as long as the fitted windows, predicts as well without is dropped: what is
+left need not invent a mass to mend a contact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from asap.correction import Correction
+from asap.identify import LinearFit, Shooting
+from asap.judge import Judge
+from asap.log_windows import Windows, stretches_of
+from asap.parameters import KINDS, MAX_DELAY_S, OF_JOINTS, Parameters
+from asap.robot import Robot
+from asap_deploy.errors import InputError
+from asap_deploy.log import Log
+
+_NEEDED = 1.01
+"""A group stays if without it the validation part is predicted worse by this factor."""
+_PLAIN = ("delay", "stiffness", "damping", "frictionloss")
+"""What is tried alone beside everything, should everything mislead."""
+_ROUGH = 2
+"""The first iteration looks at one window in so many."""
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentifyConfig:
+    """How parameters are identified."""
+
+    window_s: float = 0.2
+    """Length of the fitted windows [s]."""
+    seconds: float = 20.0
+    """At most so much of the log is fitted [s]; more has not helped."""
+    delays_ms: tuple[float, ...] = (0.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0)
+    """Delays that are tried first [ms]."""
+    iterations: int = 3
+    """Of Gauss-Newton."""
+    groups: tuple[str, ...] = tuple(KINDS)
+    """Groups of parameters that may be fitted."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        if self.window_s <= 0.0 or self.seconds <= 0.0 or not self.delays_ms or not self.groups:
+            raise InputError("fit needs a window, seconds, a group and at least one delay to try")
+        if min(self.delays_ms) < 0.0 or max(self.delays_ms) > 1000.0 * MAX_DELAY_S:
+            raise InputError(f"delays must be between 0 and {1000 * MAX_DELAY_S:g} ms")
+        if unknown := sorted(set(self.groups) - set(KINDS)):
+            raise InputError(f"no group '{unknown[0]}'; there are {', '.join(KINDS)}")
+
+
+class Identified(NamedTuple):
+    """What a log says about physics."""
+
+    groups: tuple[str, ...]
+    parameters: Parameters
+    z: np.ndarray
+    """(P,) in units of the parameters"""
+    active: np.ndarray
+    """(P,) which were fitted"""
+    linear: LinearFit
+    correction: Correction
+    tried: list[dict[str, Any]]
+    """Sets of groups with their errors on the validation part, relative to the model's"""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Parameters for a table and for JSON."""
+        spread, told = self.linear.spread(self.active), self.linear.told(self.active)
+        rows = []
+        for place in np.flatnonzero(self.active):
+            item, z = self.parameters.items[place], self.z[place]
+            ends = (item.physical(z + side * 2.0 * spread[place]) for side in (-1.0, 1.0))
+            low, high = sorted(ends)
+            source = "log" if told[place] > 0.9 else "log and model"
+            rows.append({"name": item.name, "value": item.physical(z), "low": low, "high": high,
+                         "determined_by": source if told[place] > 0.5 else "model"})  # fmt: skip
+        dead = [item.name for item, free in
+                zip(self.parameters.items, self.linear.free, strict=True) if not free]  # fmt: skip
+        none = {"value": None, "low": None, "high": None, "determined_by": "nothing"}
+        return [*rows, *({"name": name, **none} for name in dead)]
+
+
+def search(
+    train: Sequence[Log],
+    robot: Robot,
+    config: IdentifyConfig,
+    judge: Judge,
+    *,
+    threads: int = 0,
+    progress: Progress = lambda fraction: None,
+) -> Identified:
+    """Fit everything, then drop what is not needed.
+
+    Args:
+        train: What is fitted.
+        robot: The model.
+        config: How.
+        judge: The validation part.
+        threads: Of the simulator; 0: all cores.
+        progress: Told the finished fraction.
+    """
+    stretches = [s for i, log in enumerate(train) for s in stretches_of(log, i, robot)]
+    own, known = stretches[0].track.robot, all(s.track.base_known for s in stretches)
+
+    def shooting(parameters: Parameters, every: int = 1) -> Shooting:
+        windows = Windows(stretches, horizons_s=(config.window_s,), every_s=config.window_s,
+                          late_s=MAX_DELAY_S)  # fmt: skip
+        windows.keep(round(config.seconds / config.window_s) // every)
+        return Shooting(windows, own, parameters, base_known=known, threads=threads)
+
+    parameters = Parameters(own, kinds=config.groups)
+    z = _with_delay(parameters, own, config, shooting(Parameters(own, kinds=["delay"]), _ROUGH))
+    late = bool(z.any())
+    progress(0.05)
+    wanted = _of_groups(parameters, [g for g in config.groups if late or g != "delay"])
+    # How joints differ from their group is little: one step from the end finds it.
+    mostly = wanted & ~_of_groups(parameters, OF_JOINTS)
+    rough, whole = shooting(parameters, _ROUGH), shooting(parameters)
+    z = rough.solve(z, mostly, iterations=1)
+    progress(0.2)
+    z = whole.solve(z, mostly, iterations=max(1, config.iterations - 1),
+                    progress=lambda part: progress(0.2 + 0.4 * part))  # fmt: skip
+    linear = whole.linear(z)
+    progress(0.8)
+    return _Chooser(robot, parameters, linear, judge).choose(wanted & linear.free)
+
+
+def _with_delay(
+    parameters: Parameters, robot: Robot, config: IdentifyConfig, shooting: Shooting
+) -> np.ndarray:
+    """The model (P,) with the delay that fits best, if there is one."""
+    z = np.zeros(len(parameters))
+    if "delay" not in config.groups:
+        return z
+    delays = np.array(config.delays_ms) / 1000.0
+    item = shooting.parameters.items[0]
+    units = (delays - robot.delay_s.max()) / item.scale
+    costs = np.square(shooting.residual(units[None])).sum(axis=0)
+    best = int(np.argmin(costs))
+    if delays[best] > 0.0:
+        z[[p.quantity for p in parameters.items].index("delay_s")] = units[best]
+    return z
+
+
+def _of_groups(parameters: Parameters, groups: Sequence[str]) -> np.ndarray:
+    """(P,) which parameters are of these groups."""
+    return np.array([group in groups for group in parameters.groups])
+
+
+class _Chooser:
+    """Drops groups, by the linear fit and the validation part."""
+
+    def __init__(
+        self, robot: Robot, parameters: Parameters, linear: LinearFit, judge: Judge
+    ) -> None:
+        self.robot, self.parameters, self.linear, self.judge = robot, parameters, linear, judge
+        self.tried: list[dict[str, Any]] = []
+
+    def choose(self, active: np.ndarray) -> Identified:
+        """From all groups to those that are needed."""
+        groups = tuple(dict.fromkeys(np.array(self.parameters.groups)[active].tolist()))
+        without = [tuple(g for g in groups if g != left) for left in groups]
+        plain = tuple(g for g in groups if g in _PLAIN)
+        everything, alone, *less = self._shares([groups, plain, *without], active)
+        needed = tuple(
+            g for g, share in zip(groups, less, strict=True) if share > _NEEDED * everything
+        )
+        sets = {groups: everything, plain: alone, **dict(zip(without, less, strict=True))}
+        if needed not in sets and needed:
+            sets[needed] = self._shares([needed], active)[0]
+        # The smallest set that is about as good as the best.
+        least = min(sets.values())
+        best = min((s for s in sets if s and sets[s] <= _NEEDED * least), key=len)
+        chosen = active & _of_groups(self.parameters, best)
+        z = self.linear.solution(chosen)
+        return Identified(best, self.parameters, z, chosen, self.linear, self._correction(z),
+                          self.tried)  # fmt: skip
+
+    def _shares(self, sets: Sequence[tuple[str, ...]], active: np.ndarray) -> list[float]:
+        robots = {}
+        for groups in sets:
+            z = self.linear.solution(active & _of_groups(self.parameters, groups))
+            robots[" ".join(groups)] = self._correction(z).robot(self.robot)
+        shares = self.judge.shares(robots)
+        self.tried += [{"groups": name.split(), "validation_share": share}
+                       for name, share in shares.items()]  # fmt: skip
+        return [shares[" ".join(groups)] for groups in sets]
+
+    def _correction(self, z: np.ndarray) -> Correction:
+        values = self.parameters.values(z[None])
+        return Correction(
+            robot_name=self.robot.name.partition("@")[0],
+            joint_names=self.robot.joint_names,
+            parameters={name: tuple(float(x) for x in row[0]) for name, row in values.items()
+                        if not self.parameters.neutral(name, row[0])},
+        )  # fmt: skip

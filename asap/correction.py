@@ -11,6 +11,7 @@ under any gains that a policy sends. The file is JSON: nothing in it can run.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from asap import results
+from asap.learned import Learned
 from asap.robot import Robot
 from asap.twin import MotorEffects
 from asap.variation import EFFECTS, FACTORS, QUANTITIES
@@ -27,6 +29,8 @@ from asap_deploy.errors import InputError, suggestion
 from asap_deploy.npz import write_atomic
 
 FORMAT, VERSION = "asap-correction", 1
+LEARNED_FILE = "learned.onnx"
+"""Beside the JSON."""
 _MAX_BYTES = 10 << 20
 _PER_JOINT = (
     "stiffness", "damping", "armature", "added_frictionloss", "torque_limit", "delay_s",
@@ -47,6 +51,8 @@ class Correction:
     """Hashes of logs, versions, seed."""
     heldout: Mapping[str, Any] = field(default_factory=dict)
     """Errors on data that was not fitted, with and without."""
+    learned: Learned | None = None
+    """What a network adds to targets or states, on top of the parameters."""
 
     def __post_init__(self) -> None:
         """Check what a file could get wrong.
@@ -55,7 +61,7 @@ class Correction:
             InputError: On an unknown quantity, or values that are too few or make no sense.
         """
         widths = dict.fromkeys((*_PER_JOINT, *EFFECTS), len(self.joint_names))
-        widths |= {"added_mass_kg": 1, "com_offset_m": 3, "friction": 1}
+        widths |= {"added_mass_kg": 1, "com_offset_m": 3, "friction": 1, "contact_time": 1}
         for name, values in self.parameters.items():
             if name not in widths:
                 valid = [q for q in QUANTITIES if q in widths]
@@ -72,7 +78,7 @@ class Correction:
     @property
     def empty(self) -> bool:
         """Whether it corrects nothing."""
-        return not self.parameters
+        return not self.parameters and self.learned is None
 
     def robot(self, robot: Robot) -> Robot:
         """The robot as the correction says that it is.
@@ -100,7 +106,15 @@ class Correction:
                 changes[own] = getattr(robot, own) + values
         name = robot.name if "@" in robot.name else f"{robot.name}@corrected"
         facts = dataclasses.replace(robot.facts, layers=(*robot.facts.layers, self._layer(robot)))
-        return robot.with_(name=name, facts=facts, **changes)
+        return robot.with_(name=name, facts=facts, learned=self._learned_for(robot), **changes)
+
+    def _learned_for(self, robot: Robot) -> Learned | None:
+        if self.learned is not None and robot.joint_names != self.joint_names:
+            raise InputError(
+                f"the learned correction is of {len(self.joint_names)} joints and does not fit the "
+                f" {len(robot.joint_names)} of robot '{robot.name}'"
+            )
+        return self.learned
 
     def _layer(self, robot: Robot) -> dict[str, Any]:
         """Masses and floor as a table of robot.toml."""
@@ -116,13 +130,23 @@ class Correction:
             body["com_offset"] = (before + self.parameters["com_offset_m"]).tolist()
         if body:
             layer["bodies"] = {robot.anchor_name: body}
-        if "friction" in self.parameters:
-            feet = np.concatenate(robot.foot_geom_ids)
-            own = float(robot.model.geom_friction[feet, 0].max())
-            layer["foot_contact"] = {"friction": own * self.parameters["friction"][0]}
+        if contact := self._contact(robot):
+            layer["foot_contact"] = contact
         if effects := self._effects(robot):
             layer["motor_effects"] = effects
         return layer
+
+    def _contact(self, robot: Robot) -> dict[str, Any]:
+        """How soles and floor meet."""
+        feet, model = np.concatenate(robot.foot_geom_ids), robot.model
+        found: dict[str, Any] = {}
+        if "friction" in self.parameters:
+            own = float(model.geom_friction[feet, 0].max())
+            found["friction"] = own * self.parameters["friction"][0]
+        if "contact_time" in self.parameters:
+            time_s, ratio = (float(x) for x in model.geom_solref[feet[0], :2])
+            found["solref"] = [time_s * self.parameters["contact_time"][0], ratio]
+        return found
 
     def _effects(self, robot: Robot) -> dict[str, dict[str, float]]:
         """What the motors do beside a PD law, on top of what the robot says, by joint."""
@@ -138,8 +162,14 @@ class Correction:
                         found.setdefault(joint, {})[key] = 1.0 / total if name == "droop" else total
         return found
 
+    @property
+    def beyond_mjcf(self) -> list[str]:
+        """What of it no MJCF can hold."""
+        learned = [] if self.learned is None else ["the learned part"]
+        return [name for name in EFFECTS if name in self.parameters] + learned
+
     def write_mjcf(self, robot: Robot, path: Path) -> None:
-        """The corrected robot as a plain MJCF for any user of MuJoCo."""
+        """The corrected robot as a plain MJCF for any user of MuJoCo, but for ``beyond_mjcf``."""
         text = self.robot(robot).spec().to_xml()
         write_atomic(path, lambda stream: stream.write(text.encode()))
 
@@ -153,7 +183,11 @@ class Correction:
             "parameters": {name: list(values) for name, values in self.parameters.items()},
             "provenance": dict(self.provenance),
             "heldout": dict(self.heldout),
+            "learned": None,
         }
+        if self.learned is not None:
+            self.learned.save(path.with_name(LEARNED_FILE))
+            content["learned"] = {"file": LEARNED_FILE, "sha256": _sha256(self.learned.data)}
         results.write_json(path, content)
 
     @classmethod
@@ -180,8 +214,23 @@ class Correction:
                             for k, v in raw["parameters"].items()},
                 provenance=dict(raw.get("provenance", {})),
                 heldout=dict(raw.get("heldout", {})),
+                learned=_load_learned(path, raw.get("learned")),
             )  # fmt: skip
         except InputError as error:
             raise InputError(str(error), file=None if "(file:" in str(error) else path) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"correction cannot be read: {error}", file=path) from None
+
+
+def _load_learned(path: Path, entry: Mapping[str, str] | None) -> Learned | None:
+    """The network beside a correction, if it is the one that was written with it."""
+    if entry is None:
+        return None
+    learned = Learned.load(path.with_name(LEARNED_FILE))
+    if _sha256(learned.data) != entry["sha256"]:
+        raise InputError(f"{LEARNED_FILE} is not the one that this correction was saved with")
+    return learned
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -16,17 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from mujoco import minimize
 from scipy.optimize import lsq_linear
 
 from asap.log_windows import Windows
-from asap.parameters import MAX_DELAY_S, Parameters
+from asap.parameters import MAX_DELAY_S
 from asap.robot import Robot
 from asap.sim import CpuSimulation
-from asap.twin import TwinSimulation
+from asap.sim_protocol import Simulation
+from asap.twin import TwinSimulation, make_simulation
 from asap.variation import EFFECTS, Variation
 from asap_deploy import rotation
 
@@ -43,6 +44,28 @@ _STEP = 0.03
 """Of finite differences, in units of parameters."""
 _DEAD = 1e-6
 """A parameter whose unit changes the residual by less than this is not in the motion at all."""
+
+
+class Unknowns(Protocol):
+    """A vector of numbers near zero that a log may tell; zero is the model."""
+
+    def __len__(self) -> int:
+        """How many, P."""
+        ...
+
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest values, (P,) each."""
+        ...
+
+    @property
+    def quantities(self) -> list[str]:
+        """Those of ``asap.variation`` that vary."""
+        ...
+
+    def values(self, z: np.ndarray) -> dict[str, np.ndarray]:
+        """What K robots (K, P) have, as ``Variation.values``."""
+        ...
 
 
 class LinearFit(NamedTuple):
@@ -126,7 +149,7 @@ class Shooting:
         self,
         windows: Windows,
         robot: Robot,
-        parameters: Parameters,
+        parameters: Unknowns,
         *,
         base_known: bool,
         threads: int = 0,
@@ -233,11 +256,18 @@ class Shooting:
         self.windows.start_in(sim, window)
         found = []
         for step in range(1, self.windows.steps + 1):
-            sim.step(self.windows.target[self.windows.rows(window, step - 1)])
+            target = self.windows.target[self.windows.rows(window, step - 1)]
+            sim.step(self.commanded(sim, target, columns))
             found.append(self._gap(sim, self.windows.rows(window, step)))
         errors = np.stack(found, axis=1)
         errors[sim.failed] = 10.0 * _OUTLIER
         return errors.reshape(count, -1)[:wanted]
+
+    def commanded(
+        self, sim: CpuSimulation, joint_pos_target: np.ndarray, columns: np.ndarray
+    ) -> np.ndarray:
+        """Targets (K W, J) for the robots of K sets of unknowns (K, P); those of the log here."""
+        return joint_pos_target
 
     def _gap(self, sim: CpuSimulation, rows: np.ndarray) -> np.ndarray:
         """(n, F) errors of robots against rows of the log."""
@@ -254,8 +284,13 @@ class Shooting:
         """Robots for so many sets of parameters."""
         if count not in self._sims:
             quantities = self.parameters.quantities
-            kind = TwinSimulation if set(EFFECTS) & set(quantities) else CpuSimulation
-            sim = kind(self.robot, count * len(self._all), threads=self._threads,
-                       max_delay_s=MAX_DELAY_S if "delay_s" in quantities else 0.0)  # fmt: skip
+            robots, late = count * len(self._all), MAX_DELAY_S if "delay_s" in quantities else 0.0
+            if set(EFFECTS) & set(quantities):
+                sim: Simulation = TwinSimulation(
+                    self.robot, robots, threads=self._threads, max_delay_s=late
+                )
+            else:
+                sim = make_simulation(self.robot, robots, threads=self._threads, max_delay_s=late)
+            assert isinstance(sim, CpuSimulation), "a correction is fitted to MuJoCo"
             self._sims[count] = (sim, Variation(sim, quantities))
         return self._sims[count]

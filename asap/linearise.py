@@ -18,7 +18,7 @@ from mujoco.batch import Batch
 
 from asap.robot import Robot
 from asap.sim_spec import simulation_spec
-from asap_deploy import rotation
+from asap.tangent import moved, state_difference
 
 POSITION_STEP = 1e-6
 """Change of a coordinate [m, rad]. Steps of 1e-4 already open and close contacts and joint limits
@@ -52,32 +52,6 @@ class LinearModel(NamedTuple):
     """(T, 2 nv, J) of the PD targets"""
     d: np.ndarray
     """(T, 2 nv, 6) of a force and a moment on the base, in the world"""
-
-
-def position_difference(origin: np.ndarray, qpos: np.ndarray) -> np.ndarray:
-    """The steps (..., nv) that lead from poses (..., nq) of a robot with a free base to others.
-
-    The same numbers as ``mj_differentiatePos``, for many poses at once.
-    """
-    turned = rotation.multiply(rotation.conjugate(origin[..., 3:7]), qpos[..., 3:7])
-    turn = rotation.to_rotvec(turned)
-    parts = [qpos[..., :3] - origin[..., :3], turn, qpos[..., 7:] - origin[..., 7:]]
-    return np.concatenate(parts, axis=-1)
-
-
-def moved(qpos: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """Poses (..., nq) after steps (..., nv), like ``mj_integratePos``."""
-    turned = rotation.multiply(qpos[..., 3:7], rotation.from_rotvec(step[..., 3:6]))
-    parts = [qpos[..., :3] + step[..., :3], turned, qpos[..., 7:] + step[..., 6:]]
-    return np.concatenate(parts, axis=-1)
-
-
-def state_difference(
-    origin: tuple[np.ndarray, np.ndarray], qpos: np.ndarray, qvel: np.ndarray
-) -> np.ndarray:
-    """Errors (..., 2 nv) of states against others, given as (qpos, qvel)."""
-    step = position_difference(origin[0], qpos)
-    return np.concatenate([step, qvel - origin[1]], axis=-1)
 
 
 class ControlSteps:

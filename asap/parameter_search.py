@@ -121,7 +121,11 @@ def search(
         return Shooting(windows, own, parameters, base_known=known, threads=threads)
 
     parameters = Parameters(own, kinds=config.groups)
-    z = _with_delay(parameters, own, config, shooting(Parameters(own, kinds=["delay"]), _ROUGH))
+    z = np.zeros(len(parameters))
+    if "delay" in config.groups:
+        alone = Parameters(own, kinds=["delay"])
+        first = [p.quantity for p in parameters.items].index("delay_s")
+        z[first] = _likely_delay(shooting(alone, _ROUGH), alone, own, config)
     late = bool(z.any())
     progress(0.05)
     wanted = _of_groups(parameters, [g for g in config.groups if late or g != "delay"])
@@ -137,21 +141,15 @@ def search(
     return _Chooser(robot, parameters, linear, judge).choose(wanted & linear.free)
 
 
-def _with_delay(
-    parameters: Parameters, robot: Robot, config: IdentifyConfig, shooting: Shooting
-) -> np.ndarray:
-    """The model (P,) with the delay that fits best, if there is one."""
-    z = np.zeros(len(parameters))
-    if "delay" not in config.groups:
-        return z
+def _likely_delay(
+    shooting: Shooting, parameters: Parameters, robot: Robot, config: IdentifyConfig
+) -> float:
+    """The delay that fits best beside the model's physics, in units; 0 for none."""
     delays = np.array(config.delays_ms) / 1000.0
-    item = shooting.parameters.items[0]
-    units = (delays - robot.delay_s.max()) / item.scale
+    units = (delays - robot.delay_s.max()) / parameters.items[0].scale
     costs = np.square(shooting.residual(units[None])).sum(axis=0)
     best = int(np.argmin(costs))
-    if delays[best] > 0.0:
-        z[[p.quantity for p in parameters.items].index("delay_s")] = units[best]
-    return z
+    return float(units[best]) if delays[best] > 0.0 else 0.0
 
 
 def _of_groups(parameters: Parameters, groups: Sequence[str]) -> np.ndarray:

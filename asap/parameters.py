@@ -87,7 +87,7 @@ class Parameters:
     def values(self, z: np.ndarray) -> dict[str, np.ndarray]:
         """What K robots (K, P) have, as ``Variation.values``: (K, width) by quantity."""
         joints = len(self.robot.joint_names)
-        widths = {"added_mass_kg": 1, "com_offset_m": 3, "friction": 1}
+        widths = {"added_mass_kg": 1, "com_offset_m": 3, "friction": 1, "contact_time": 1}
         found: dict[str, np.ndarray] = {}
         for place, item in enumerate(self.items):
             if item.quantity not in found:
@@ -201,6 +201,9 @@ KINDS = {
     "armature": _armatures,
     "inertial": _inertial,
     "floor": lambda robot: [Parameter("floor friction", "friction", np.array([0]), 0.4, -4.0, 3.0)],
+    "contact": lambda robot: [
+        Parameter("contact time", "contact_time", np.array([0]), 0.4, -4.0, 3.0)
+    ],
     "load_friction": _effects("load_friction", 0.05, 0.5),
     "droop": _effects("droop", 0.02, 0.2),
     "dead_band": _effects("dead_band", 0.005, 0.05),

@@ -25,10 +25,11 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from asap.inverse_dynamics import joint_torques
-from asap.linearise import ControlSteps, LinearModel, position_difference, state_difference
+from asap.linearise import ControlSteps, LinearModel
 from asap.metrics import TrackedPoints
 from asap.robot import Robot
 from asap.sim import CpuSimulation
+from asap.tangent import position_difference, state_difference
 from asap.tracking import Reference, start_states
 from asap_deploy import rotation
 from asap_deploy.errors import InputError

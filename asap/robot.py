@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import mujoco
 import numpy as np
@@ -27,6 +27,21 @@ from asap.robot_mjcf import Mjcf, read_mjcf
 from asap.robot_soles import Sole, sole_clearance, soles
 from asap.robot_spec import INTEGRATOR, add_motor, add_scene, bare_spec, compiled, set_collisions
 from asap_deploy.errors import InputError, suggestion
+from asap_deploy.observation import Measurement
+
+
+class Learned(Protocol):
+    """What a network adds to a robot: to its targets, or to its state."""
+
+    @property
+    def acts_on(self) -> str:
+        """``target`` or ``state``."""
+        ...
+
+    def __call__(self, measured: Measurement, joint_pos_target: np.ndarray) -> np.ndarray:
+        """What is added, a row a robot."""
+        ...
+
 
 ROBOTS_FOLDER = Path(__file__).resolve().parents[1] / "robots"
 
@@ -97,6 +112,8 @@ class Robot:
     """The self-contained MJCF."""
     problems: tuple[str, ...] = ()
     """What was noticed while reading; ``check()`` adds to it."""
+    learned: Learned | None = None
+    """What a fitted correction adds in every control step; see ``asap.learned``."""
 
     def __post_init__(self) -> None:
         """Make arrays read-only and check what every user of a robot relies on."""

@@ -20,6 +20,7 @@ from asap.bullet import BulletSimulation
 from asap.robot import Robot
 from asap.sim import CpuSimulation
 from asap.sim_protocol import Simulation
+from asap.tangent import moved
 from asap_deploy import rotation
 from asap_deploy.errors import InputError
 from asap_deploy.observation import Measurement
@@ -96,7 +97,23 @@ class TwinSimulation(CpuSimulation):
         if self._jitter_s > 0.0:
             late = self._rng.uniform(0.0, self._jitter_s, (self.num_envs, 1))
             super().set_delay(self._usual_delay_s + late)
+        learned = self.robot.learned
+        if learned is None:
+            super().step(joint_pos_target)
+            return
+        added = learned(self.measure(), joint_pos_target)
+        if learned.acts_on == "target":
+            super().step(joint_pos_target + added)
+            return
         super().step(joint_pos_target)
+        self._kick(added)
+
+    def _kick(self, change: np.ndarray) -> None:
+        """Add steps of position and velocity (N, 2 nv) to the states of robots that are well."""
+        well = ~self.failed
+        step, speed = np.split(change[well], 2, axis=1)
+        self._qpos[well] = moved(self._qpos[well], step)
+        self._qvel[well] += speed
 
     def set_delay(self, delay_s: np.ndarray | float, env_ids: np.ndarray | None = None) -> None:
         """Delay the targets on their way to the motors; what jitters comes on top."""
@@ -164,7 +181,7 @@ def make_simulation(
                 f"the file of twin '{robot.name}'"
             )
         return BulletSimulation(robot, num_envs, max_delay_s=max_delay_s)
-    if jitter or MotorEffects.of(robot).present:
+    if jitter or MotorEffects.of(robot).present or robot.learned is not None:
         return TwinSimulation(robot, num_envs, threads=threads, max_delay_s=max_delay_s, seed=seed)
     return CpuSimulation(robot, num_envs, threads=threads, max_delay_s=max_delay_s)
 

@@ -20,6 +20,7 @@ from asap_deploy.errors import InputError, suggestion
 
 QUANTITIES = (
     "friction",
+    "contact_time",
     "link_mass",
     "added_mass_kg",
     "com_offset_m",
@@ -37,7 +38,15 @@ QUANTITIES = (
 )
 EFFECTS = ("droop", "dead_band", "load_friction")
 """Quantities that no number of a MuJoCo model stands for: they need a ``TwinSimulation``."""
-FACTORS = ("friction", "link_mass", "stiffness", "damping", "armature", "torque_limit")
+FACTORS = (
+    "friction",
+    "contact_time",
+    "link_mass",
+    "stiffness",
+    "damping",
+    "armature",
+    "torque_limit",
+)
 """Quantities that multiply what the model says; the others are added, or stand instead."""
 _INERTIAL = ("link_mass", "added_mass_kg", "com_offset_m", "armature")
 
@@ -67,6 +76,7 @@ class Variation:
         joints, bodies, rows = len(robot.joint_names), len(robot.body_names), sim.num_envs
         neutral = {
             "friction": np.ones((1, 1)),
+            "contact_time": np.ones((1, 1)),
             "link_mass": np.ones((1, bodies)),
             "added_mass_kg": np.zeros((1, 1)),
             "com_offset_m": np.zeros((1, 3)),
@@ -93,6 +103,8 @@ class Variation:
         """Make the models of these robots (n,) what ``values`` says; reset them afterwards."""
         if "friction" in self.values:
             self._write_friction(rows)
+        if "contact_time" in self.values:
+            self._write_softness(rows)
         self._write_inertia(rows)
         self._write_motors(rows)
         self._write_effects(rows)
@@ -111,6 +123,13 @@ class Variation:
         if model.npair:
             sliding = model.pair_friction[:, :2] * factor[:, :, None]
             batch.expand("pair_friction")[rows, :, :2] = sliding
+
+    def _write_softness(self, rows: np.ndarray) -> None:
+        """The time in which contacts push bodies apart, of every geom and every pair."""
+        batch, model, factor = self._sim.batch, self._sim.model, self.values["contact_time"][rows]
+        batch.expand("geom_solref")[rows, :, 0] = _longer(model.geom_solref[:, 0], factor)
+        if model.npair:
+            batch.expand("pair_solref")[rows, :, 0] = _longer(model.pair_solref[:, 0], factor)
 
     def _write_inertia(self, rows: np.ndarray) -> None:
         """Masses, inertias, the torso's centre of mass and the rotors', then what follows.
@@ -180,3 +199,8 @@ class Variation:
     def _of(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Values of robots (n, width), or the one row that changes nothing."""
         return self.values[name][rows] if name in self.values else self._neutral[name]
+
+
+def _longer(time_s: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Times (M,) times factors (n, 1); what is negative is a stiffness and no time."""
+    return np.where(time_s > 0.0, time_s * factor, time_s)

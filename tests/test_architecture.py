@@ -23,8 +23,8 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap_deploy.runtime",
     "asap_deploy.golden",
     "asap.results asap.safe_pickle asap.onnx_file asap.robot_file asap.camera asap.curriculum "
-    "asap.live_views",
-    "asap.robot_mjcf asap.motion_formats asap.log_columns asap.log_cdr asap.picture",
+    "asap.live_views asap.tangent",
+    "asap.learned asap.robot_mjcf asap.motion_formats asap.log_columns asap.log_cdr asap.picture",
     "asap.robot_spec asap.log_csv asap.log_ros asap.log_clean asap.recording",
     "asap.robot_fields asap.robot_soles asap.log_tables asap.robot_check",
     "asap.robot asap.log_channels",
@@ -45,7 +45,7 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.ppo",
     "asap.train",
     "asap.judge",
-    "asap.parameter_search",
+    "asap.parameter_search asap.delta_fit",
     "asap.cli_common asap.bench_train asap.bench_gap asap.replay_view asap.fit asap.closed_loop",
     "asap.cli_progress",
     "asap.cli_bench asap.cli_data asap.cli_fit asap.cli_logs asap.cli_motions asap.cli_policy "

@@ -72,7 +72,7 @@ class Policy:
         self.graph = graph
         self._check_widths()
         self.clip = self._read_clip()
-        self._session = _open_session(data)
+        self._session = open_session(data)
         self._fixed_rows = graph.inputs[contract.input_name][0] == 1
         try:
             self.act(self._probe())
@@ -173,7 +173,7 @@ class Policy:
         return ClipTable(fps=facts.fps, **tables)
 
 
-def _open_session(data: bytes) -> Any:
+def open_session(data: bytes) -> Any:
     """An onnxruntime session with one thread that does not spin.
 
     Default options keep a core busy between steps and were measured with 4 ms at the 99th

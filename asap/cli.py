@@ -28,6 +28,7 @@ from asap import (
     cli_motions,
     cli_policy,
     cli_train,
+    cli_twin,
     results,
 )
 from asap.cli_common import BAD_INPUT, INTERRUPTED, Common
@@ -54,6 +55,7 @@ COMMANDS: dict[str, type[Common]] = {
     "replay": cli_logs.ReplayLogs,
     "report": cli_logs.Report,
     "fit": cli_fit.Fit,
+    "twin": cli_twin.Twin,
     "bench sim": cli_bench.BenchSim,
     "bench integrators": cli_bench.BenchIntegrators,
     "bench train": cli_bench.BenchTrain,

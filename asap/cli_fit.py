@@ -6,37 +6,49 @@ import dataclasses
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import mujoco
 from rich.console import RenderableType
 
 from asap import results
 from asap.cli_common import CHECK_FAILED, DONE, Common, Outcome, Progress, show, table
-from asap.fit import FitConfig, Fitted, checked, fit
+from asap.correction import Correction
+from asap.fit import FitConfig, Fitted, Method, checked, fit
+from asap.inputs import MOTIONS_FOLDER, open_motion
 from asap.log_import import open_log
+from asap.next_motion import advise
 from asap.replay import JOINT_ERROR, Replay
 from asap.robot import Robot
+
+_STILL_FALLING = 0.95
+"""More log helps if the last doubling left less than this of the error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit(Common):
     """Fit a correction of the simulator to logs, and keep it only if other runs confirm it.
 
-    identify: delay first, then gains, friction, inertia of rotors and torso, by short windows; a
-    validation part of the log chooses what is worth fitting. Exit status 1 where no correction is
-    better than the model on data that was not fitted: then the correction is empty.
+    identify: delay first, then gains, friction, inertia, contacts, encoder bias and what motors do
+    beside a PD law. delta: an offset of the PD targets. stacked: one, then the other for what is
+    left. Exit status 1 where no correction is better than the model on data that was not fitted:
+    then the correction is empty.
     """
 
     logs: tuple[Path, ...]
     """Log files; cut in three by run: fitted, choosing, judging."""
     heldout: tuple[Path, ...] = ()
     """Logs that judge instead, best of other motions."""
-    method: Literal["identify"] = "identify"
+    method: Method = "stacked"
     """How."""
+    joints: tuple[str, ...] = ()
+    """Only joints whose names contain one of these get a learned offset, for example ankle."""
     robot: str = "g1"
     """Robot or variant, or a folder with a robot.toml."""
     columns: Path | None = None
     """Column map (TOML) of foreign files: see real_logs/columns."""
+    advise: bool = False
+    """Also say which of the robot's motions to record next (half a minute)."""
     out: Path | None = None
     """Folder of correction.json and corrected.xml; runs/fit/<time>-<seed> by default."""
     fit: FitConfig = field(default_factory=FitConfig)
@@ -49,40 +61,66 @@ class Fit(Common):
             [open_log(path, columns=self.columns, robot=robot).log for path in paths]
             for paths in (self.logs, self.heldout)
         )
-        config = dataclasses.replace(self.fit, seed=self.seed)
+        delta = dataclasses.replace(self.fit.delta, joints=self.joints or self.fit.delta.joints)
+        config = dataclasses.replace(self.fit, seed=self.seed, method=self.method, delta=delta)
         fitted = fit(logs, robot, config, heldout=heldout, progress=progress)
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        out = self.out or Path("runs") / "fit" / f"{stamp}-{self.seed}"
         inputs = [*self.logs, *self.heldout]
         correction = dataclasses.replace(
             fitted.correction,
             provenance={
                 "method": self.method,
                 "seed": self.seed,
+                "mujoco": mujoco.__version__,
                 "logs": {path.name: results.file_sha256(path) for path in inputs if path.is_file()},
             },
             heldout={
                 name: fitted.heldout.arms[name].errors_as_dict() for name in _arms(fitted.heldout)
             },
         )
-        correction.save(out / "correction.json")
-        written = [out / "correction.json"]
-        if fitted.accepted:
-            correction.write_mjcf(robot, out / "corrected.xml")
-            written.append(out / "corrected.xml")
-        facts: dict[str, Any] = {
+        written = self._write(correction, robot)
+        advice = self._advice(robot, fitted)
+        facts = _facts(fitted, correction) | {
             "correction": written[0],
-            "accepted": fitted.accepted,
-            "verdict": fitted.verdict,
-            "train": {"groups": fitted.tried},
-            "heldout": correction.heldout.get("corrected", {}),
-            "baseline": {name: correction.heldout[name] for name in ("nominal", "hold_last")},
-            "parameters": fitted.parameters,
-            "abstained": [] if fitted.accepted else ["all"],
+            "next_motion": [{"motion": name, "tells": gain} for name, gain in advice],
             "written": written,
         }
-        return Outcome(result=facts, shown=_tables(fitted), inputs=inputs,
+        return Outcome(result=facts, shown=[*_tables(fitted), *_advised(advice)], inputs=inputs,
                        status=DONE if fitted.accepted else CHECK_FAILED)  # fmt: skip
+
+    def _write(self, correction: Correction, robot: Robot) -> list[Path]:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        out = self.out or Path("runs") / "fit" / f"{stamp}-{self.seed}"
+        correction.save(out / "correction.json")
+        written = [out / "correction.json"]
+        if not correction.empty:
+            correction.write_mjcf(robot, out / "corrected.xml")
+            written.append(out / "corrected.xml")
+        return written
+
+    def _advice(self, robot: Robot, fitted: Fitted) -> list[tuple[str, float]]:
+        if not self.advise or fitted.identified is None:
+            return []
+        folder = MOTIONS_FOLDER / robot.name.partition(":")[0]
+        clips = [open_motion(path, robot, ground=True) for path in sorted(folder.glob("*.npz"))]
+        return advise(robot, fitted.identified, clips, threads=self.fit.threads)
+
+
+def _facts(fitted: Fitted, correction: Correction) -> dict[str, Any]:
+    """What the JSON says."""
+    return {
+        "accepted": fitted.accepted,
+        "verdict": fitted.verdict,
+        "train": {"groups": fitted.tried, "share_by_seconds": fitted.curve},
+        "heldout": correction.heldout.get("corrected", {}),
+        "baseline": {name: correction.heldout[name] for name in ("nominal", "hold_last")},
+        "parameters": fitted.parameters,
+        "abstained": fitted.abstained,
+        "effective": fitted.effective,
+        "bands": {horizon: {metric: band.as_dict() for metric, band in bands.items()}
+                  for horizon, bands in fitted.bands.items()},
+        "alarms": fitted.alarms,
+        "beyond_mjcf": correction.beyond_mjcf,
+    }  # fmt: skip
 
 
 def _arms(found: Replay) -> list[str]:
@@ -93,11 +131,12 @@ def _tables(fitted: Fitted) -> list[RenderableType]:
     """What was found and what it is worth."""
     shown: list[RenderableType] = []
     if fitted.parameters:
-        known = [p for p in fitted.parameters if p["value"] is not None]
+        known = [p for p in fitted.parameters if p["determined_by"] == "log"]
         rows = [[p["name"], f"{p['value']:.4g}", f"{p['low']:.4g} to {p['high']:.4g}",
                  p["determined_by"]] for p in known]  # fmt: skip
-        columns = ["parameter (effective)", "value", "about 95 %", "told by"]
-        shown.append(table("Factors of the model, or SI units on top of it", columns, rows))
+        columns = ["parameter", "value", "about 95 %", "told by"]
+        title = "What the log tells: factors of the model, or SI units on top of it"
+        shown.append(table(title, columns, rows))
     horizons = list(fitted.heldout.arms["nominal"].horizons)
     for metric in (JOINT_ERROR, "global_mpjpe_mm"):
         rows = [[name, *(show(fitted.heldout.arms[name].horizons[h][metric], 2) for h in horizons)]
@@ -106,4 +145,32 @@ def _tables(fitted: Fitted) -> list[RenderableType]:
         if rows:
             title = f"{metric} on {fitted.heldout.windows} windows that were not fitted"
             shown.append(table(title, ["", *(f"{h} s" for h in horizons)], rows))
-    return [*shown, fitted.verdict]
+    rows = [[horizon, *(f"{bands[m].typical:.2f}, held {bands[m].coverage:.0%}" for m in bands)]
+            for horizon, bands in fitted.bands.items()]  # fmt: skip
+    metrics = list(next(iter(fitted.bands.values())))
+    shown.append(table("9 of 10 predictions are no further off (median movement; other runs held)",
+                       ["after s", *metrics], rows))  # fmt: skip
+    return [*shown, *_remarks(fitted), fitted.verdict]
+
+
+def _remarks(fitted: Fitted) -> list[str]:
+    """What a person should know, a line each."""
+    remarks = []
+    if fitted.effective and fitted.accepted:
+        remarks.append(
+            f"parameters of {', '.join(fitted.effective)} are effective, not physical: what is "
+            "left of the error still follows load or speed"
+        )
+    if len(fitted.curve) > 1:
+        shares = list(fitted.curve.values())
+        more = "may help" if shares[-1] < _STILL_FALLING * shares[-2] else "will not help"
+        told = ", ".join(f"{s} s: {share:.0%}" for s, share in fitted.curve.items())
+        remarks.append(f"error left by seconds of log: {told}; more of the same log {more}")
+    return remarks + fitted.alarms
+
+
+def _advised(advice: list[tuple[str, float]]) -> list[str]:
+    if not advice:
+        return []
+    best = ", ".join(f"{name} ({gain:.0%})" for name, gain in advice[:3])
+    return [f"record next, by how much of the remaining uncertainty it would take away: {best}"]

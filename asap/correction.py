@@ -33,9 +33,15 @@ LEARNED_FILE = "learned.onnx"
 """Beside the JSON."""
 _MAX_BYTES = 10 << 20
 _PER_JOINT = (
-    "stiffness", "damping", "armature", "added_frictionloss", "torque_limit", "delay_s",
+    "stiffness",
+    "damping",
+    "armature",
+    "added_frictionloss",
+    "added_passive_damping",
+    "torque_limit",
+    "delay_s",
     "encoder_bias",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, kw_only=True)

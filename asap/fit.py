@@ -1,6 +1,6 @@
 """Fit a correction to logs, and keep it only if logs that were not fitted say that it helps.
 
-    fitted = fit(logs, Robot.load("g1"), FitConfig())
+    fitted = fit(logs, Robot.load("g1"), FitConfig(method="stacked"))
     fitted.correction, fitted.verdict, fitted.heldout.arms["corrected"].horizons
 
 One part of the log is fitted, a second chooses, a third, which neither saw, says what the
@@ -9,21 +9,35 @@ correction is worth. Runs are split by run; a log with few runs is cut in time.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
+
+from asap.bands import Band, calibrate
 from asap.correction import Correction
+from asap.delta_fit import DeltaConfig, DeltaFitted, fit_delta
 from asap.judge import CORRECTED, NOMINAL, Judge, verdict
-from asap.log_split import split
-from asap.parameter_search import IdentifyConfig, search
+from asap.log_split import Parts, split
+from asap.misfit import suspects
+from asap.parameter_search import Identified, IdentifyConfig, search
 from asap.replay import Replay, ReplayConfig, replay
 from asap.robot import Robot
 from asap_deploy.errors import InputError
 from asap_deploy.log import Log
 
+Method = Literal["stacked", "identify", "delta"]
+METHODS: tuple[str, ...] = get_args(Method)
+
 _NOTICED = 0.97
 """A correction must leave less than this of the error of the model, or it is none."""
+_CURVE_S = (5.0, 10.0, 20.0)
+_STILL_S, _STILL_SPEED = 5.0, 0.05
+"""Logs shorter than this [s], or in which no joint is faster [rad/s], tell nothing."""
+_CO_CONTROLLER = 0.3
+"""An offset larger than this part of what the policy does is an alarm."""
 
 Progress = Callable[[float], None]
 
@@ -32,14 +46,27 @@ Progress = Callable[[float], None]
 class FitConfig:
     """How a correction is fitted."""
 
+    method: Method = "stacked"
+    """identify: physical parameters. delta: an offset of targets. stacked: one, then the other."""
     identify: IdentifyConfig = field(default_factory=IdentifyConfig)
     """Of physical parameters."""
+    delta: DeltaConfig = field(default_factory=DeltaConfig)
+    """Of the offset of targets."""
     horizons_s: tuple[float, ...] = ReplayConfig().horizons_s
     """At which the correction is judged [s]; the longer ones also choose."""
     seed: int = 0
     """Of the resampling behind intervals."""
     threads: int = 0
     """Of the simulator; 0: all cores."""
+
+
+class Candidate(NamedTuple):
+    """What a method proposes."""
+
+    correction: Correction
+    identified: Identified | None
+    abstained: list[str]
+    """Joints that get no offset"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +84,18 @@ class Fitted:
     """Arms ``nominal`` and, where something was fitted, ``corrected``, on the test part"""
     tried: list[dict[str, Any]]
     """Groups with their errors on the validation part, relative to the model's"""
+    abstained: list[str]
+    """Joints that get no offset; all, where nothing is corrected"""
+    bands: dict[str, dict[str, Band]]
+    """How far predictions may be off, by horizon and metric"""
+    effective: list[str]
+    """Groups of joints whose parameters mend the log and are no physics"""
+    curve: dict[str, float]
+    """Share of the model's error on the validation part, by seconds of log"""
+    alarms: list[str]
+    """What a person should look at, one line each"""
+    identified: Identified | None
+    """What advice on the next motion needs"""
 
 
 def fit(
@@ -67,7 +106,7 @@ def fit(
     heldout: Sequence[Log] = (),
     progress: Progress = lambda fraction: None,
 ) -> Fitted:
-    """Identify parameters, choose between groups, judge.
+    """Fit, choose, judge.
 
     Args:
         logs: Of one robot.
@@ -77,32 +116,98 @@ def fit(
         progress: Told the finished fraction.
 
     Raises:
-        InputError: If the logs cannot be replayed or are too short.
+        InputError: If the logs cannot be replayed, are too short or hardly move.
     """
+    _check_excitation(logs)
     parts = split(logs, judged_apart=bool(heldout))
     if heldout:
         parts = parts._replace(test=list(heldout))
     late = config.horizons_s[1:] or config.horizons_s
     judge = Judge(parts.validation, robot, horizons_s=late, threads=config.threads)
-    found = search(parts.train, robot, config.identify, judge, threads=config.threads,
-                   progress=lambda part: progress(0.95 * part))  # fmt: skip
+    found = _proposed(parts, robot, config, judge, lambda part: progress(0.9 * part))
     judged = {NOMINAL: robot}
-    if min(one["validation_share"] for one in found.tried) < _NOTICED:
+    if not found.correction.empty:
         judged[CORRECTED] = found.correction.robot(robot)
-    test = replay(parts.test, judged,
-                  ReplayConfig(horizons_s=config.horizons_s, seed=config.seed,
-                               threads=config.threads))  # fmt: skip
-    accepted, words = verdict(test)
-    nothing = Correction(robot_name=robot.name.partition("@")[0], joint_names=robot.joint_names,
-                         parameters={})  # fmt: skip
+    replays = [
+        replay(part, judged, ReplayConfig(horizons_s=config.horizons_s, seed=config.seed,
+                                          threads=config.threads))
+        for part in (parts.test, parts.validation)
+    ]  # fmt: skip
+    progress(0.95)
+    accepted, words = verdict(replays[0])
+    if not accepted:
+        return _told(found, robot, replays, words, judge, parts)
+    return _told(found, robot, replays, words, judge, parts, accepted=True)
+
+
+def _proposed(
+    parts: Parts, robot: Robot, config: FitConfig, judge: Judge, progress: Progress
+) -> Candidate:
+    """What the method finds; empty where the validation part does not need it."""
+    identified, correction = None, nothing(robot)
+    stacked = config.method == "stacked"
+    if config.method in ("stacked", "identify"):
+        whole = 0.7 if stacked else 1.0
+        identified = search(parts.train, robot, config.identify, judge, threads=config.threads,
+                            progress=lambda part: progress(whole * part))  # fmt: skip
+        if identified.share < _NOTICED:
+            correction = identified.correction
+    if config.method == "identify":
+        return Candidate(correction, identified, [])
+    base = robot if correction.empty else correction.robot(robot)
+    rest = Judge(parts.validation, base, horizons_s=judge.config.horizons_s,
+                 threads=config.threads)  # fmt: skip
+    done = 0.7 if stacked else 0.0
+    delta = fit_delta(parts.train, base, config.delta, rest, threads=config.threads,
+                      progress=lambda part: progress(done + (1.0 - done) * part))  # fmt: skip
+    return Candidate(_with_offset(correction, delta), identified, _without_offset(delta, robot))
+
+
+def _with_offset(correction: Correction, delta: DeltaFitted) -> Correction:
+    if delta.learned is None or delta.share >= _NOTICED:
+        return correction
+    return dataclasses.replace(correction, learned=delta.learned)
+
+
+def _without_offset(delta: DeltaFitted, robot: Robot) -> list[str]:
+    if delta.learned is None or delta.share >= _NOTICED:
+        return list(robot.joint_names)
+    return delta.abstained
+
+
+def _told(
+    found: Candidate, robot: Robot, replays: Sequence[Replay], words: str, judge: Judge,
+    parts: Parts, *, accepted: bool = False,
+) -> Fitted:  # fmt: skip
+    """Everything that there is to say."""
+    identified = found.identified
+    curve: dict[str, float] = {}
+    effective: list[str] = []
+    if identified is not None:
+        longest = len(identified.windows.start) * identified.windows.steps * identified.windows.dt
+        arms = {f"{s:g}": identified.with_less(s).robot(robot) for s in _CURVE_S if s < longest}
+        curve = {**judge.shares(arms), f"{longest:.0f}": identified.share} if arms else {}
+        effective = suspects(identified.linear, identified.z, identified.robot, identified.windows)
     return Fitted(
-        correction=found.correction if accepted else nothing,
+        correction=found.correction if accepted else nothing(robot),
         accepted=accepted,
         verdict=words,
-        parameters=found.rows(),
-        heldout=test,
-        tried=found.tried,
+        parameters=[] if identified is None else identified.rows(),
+        heldout=replays[0],
+        tried=[] if identified is None else identified.tried,
+        abstained=found.abstained if accepted else list(robot.joint_names),
+        bands=calibrate(replays, CORRECTED if accepted else NOMINAL),
+        effective=effective,
+        curve=curve,
+        alarms=[*_on_bounds(identified), *_alarms(found.correction, parts.train)],
+        identified=identified,
     )
+
+
+def nothing(robot: Robot) -> Correction:
+    """No correction."""
+    name = robot.name.partition("@")[0]
+    return Correction(robot_name=name, joint_names=robot.joint_names, parameters={})
 
 
 def checked(robot: Robot) -> Robot:
@@ -114,3 +219,50 @@ def checked(robot: Robot) -> Robot:
     if "@" in robot.name:
         raise InputError(f"'{robot.name}' is a twin: a correction is fitted to the robot itself")
     return robot
+
+
+def _check_excitation(logs: Sequence[Log]) -> None:
+    """Refuse logs that tell nothing about motors."""
+    seconds = sum(log.duration_s for log in logs)
+    if seconds < _STILL_S:
+        raise InputError(f"{seconds:.1f} s of log are too little to fit anything; record 20 s")
+    speeds = [np.gradient(log.joint_pos, log.time_s, axis=0).std(axis=0) for log in logs]
+    fastest = float(np.max(speeds))
+    if fastest < _STILL_SPEED:
+        raise InputError(
+            f"too little excitation: no joint of these logs is faster than {fastest:.3f} rad/s "
+            "on average; record a motion that bends the knees and swings the arms, as a squat"
+        )
+
+
+def _on_bounds(identified: Identified | None) -> list[str]:
+    """Parameters that would go further if they were let: the model lacks something else."""
+    if identified is None:
+        return []
+    low, high = identified.parameters.bounds
+    at_zero = (low == 0.0) & (identified.z <= 0.0)  # an effect that is not there
+    stuck = identified.active & ((identified.z <= low) | (identified.z >= high)) & ~at_zero
+    names = [identified.parameters.items[place].name for place in np.flatnonzero(stuck)]
+    if not names:
+        return []
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return [f"at the end of what is plausible: {', '.join(names[:3])}{more}; do not read them as "
+            "physics"]  # fmt: skip
+
+
+def _alarms(correction: Correction, logs: Sequence[Log]) -> list[str]:
+    """Offsets that do the policy's work."""
+    learned = correction.learned
+    if learned is None or learned.acts_on != "target":
+        return []
+    commanded = np.concatenate([log.fields["joint_pos_target"] - log.joint_pos for log in logs])
+    size = np.sqrt(np.square(commanded).mean(axis=0))
+    order = [logs[0].joint_names.index(name) for name in correction.joint_names]
+    return [
+        f"the offset of {name} may reach {bound:.2f} rad, {bound / size[place]:.0%} of what the "
+        "policy commands there"
+        for name, place, bound in zip(
+            correction.joint_names, order, learned.contract.bound, strict=True
+        )
+        if bound > _CO_CONTROLLER * 3.0 * size[place]
+    ]

@@ -22,6 +22,7 @@ import numpy as np
 from mujoco import minimize
 from scipy.optimize import lsq_linear
 
+from asap.log_states import GAINS
 from asap.log_windows import Windows
 from asap.parameters import MAX_DELAY_S
 from asap.robot import Robot
@@ -33,7 +34,7 @@ from asap_deploy import rotation
 
 _AT_ONCE = 1536
 """Robots simulated side by side: windows times changes of parameters."""
-_JOINT_RAD, _BASE_M, _BASE_RAD = 0.01, 0.01, 0.02
+JOINT_RAD, _BASE_M, _BASE_RAD = 0.01, 0.01, 0.02
 """Errors that count 1."""
 _OUTLIER = 5.0
 """Errors above this many count by their size and no longer by its square."""
@@ -253,7 +254,8 @@ class Shooting:
         everyone = np.arange(count * windows)
         variation.write(everyone)
         window = np.tile(self._all, count)
-        self.windows.start_in(sim, window)
+        gains = {name: variation.values[name] for name in GAINS if name in variation.values}
+        self.windows.start_in(sim, window, gains=gains)
         found = []
         for step in range(1, self.windows.steps + 1):
             target = self.windows.target[self.windows.rows(window, step - 1)]
@@ -272,7 +274,7 @@ class Shooting:
     def _gap(self, sim: CpuSimulation, rows: np.ndarray) -> np.ndarray:
         """(n, F) errors of robots against rows of the log."""
         logged, robot = self.windows.qpos[rows], self.robot
-        parts = [(sim.joint_pos - self.windows.joint_pos[rows]) / _JOINT_RAD]
+        parts = [(sim.joint_pos - self.windows.joint_pos[rows]) / JOINT_RAD]
         if robot.has_free_base:
             turn = rotation.multiply(rotation.conjugate(logged[:, 3:7]), sim.base_quat_wxyz)
             parts.append(rotation.to_rotvec(turn) / _BASE_RAD)

@@ -20,6 +20,7 @@ from asap.log_asap import LISTENER_KEYS, is_recorder, listener_draft, recorder_d
 from asap.log_channels import apply_columns
 from asap.log_clean import Draft, sound_log
 from asap.log_columns import JOINT_CHANNELS, read_columns
+from asap.log_recording import is_recording, recording_draft
 from asap.log_tables import format_of, open_tables
 from asap.robot import Robot
 from asap.safe_pickle import load_pickle
@@ -93,7 +94,7 @@ def _mapped(path: Path, columns: Path) -> Draft:
 
 
 def _foreign(path: Path) -> Draft:
-    """A foreign file that explains itself: one of ASAP's two."""
+    """A file that explains itself: one of ASAP's two, or a recording of ours."""
     form = format_of(path)
     if form == "npz":
         arrays = load_npz(path)
@@ -107,6 +108,8 @@ def _foreign(path: Path) -> Draft:
             return recorder_draft(content, path)
         raise InputError(f"the pickle is no recording of ASAP's evaluation; {_HELP}", file=path)
     what = {"folder": "a folder of tables", "gzip": "a CSV file", "csv": "a CSV file"}
+    if form == "mcap" and is_recording(path):
+        return recording_draft(path)
     raise InputError(
         f"{what.get(form, f'a file of format {form}')} does not say what its columns mean: {_HELP}",
         file=path,

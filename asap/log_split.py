@@ -14,6 +14,8 @@ import numpy as np
 from asap_deploy.errors import InputError
 from asap_deploy.log import Log
 
+_SHORTEST_S = 2.0
+"""Pieces between two gaps that are shorter do not even tell their own rate [s]."""
 _PAUSE_S = 1.0
 """Between parts that were cut in time: what comes right after a part is known from it [s]."""
 
@@ -38,7 +40,7 @@ def split(logs: Sequence[Log], *, judged_apart: bool = False) -> Parts:
     Raises:
         InputError: If there is too little.
     """
-    pieces = [log.segments() for log in logs]
+    pieces = [[run for run in log.segments() if run.duration_s >= _SHORTEST_S] for log in logs]
     longest = max(map(len, pieces), default=0)
     runs = [piece[i] for i in range(longest) for piece in pieces if i < len(piece)]
     if not runs:

@@ -8,13 +8,14 @@ sim.step(windows.target[windows.rows(window, 0)])
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from asap.log_states import GAINS, Track, log_track, told_gain
+from asap.log_states import GAINS, Track, columns_of, log_track, told_gain
 from asap.robot import Robot
+from asap.sim import CpuSimulation
 from asap.sim_protocol import Simulation
 from asap_deploy.errors import InputError
 from asap_deploy.log import Log
@@ -72,8 +73,6 @@ class Windows:
         rates = {round(1.0 / s.track.robot.control_dt, 3) for s in stretches}
         if max(rates) > 1.02 * min(rates):
             raise InputError(f"logs have different rates ({sorted(rates)} Hz): replay them apart")
-        if _gains_differ(stretches):
-            raise InputError("logs were recorded under different gains: replay and fit them apart")
         self.stretches, self.dt = stretches, stretches[0].track.robot.control_dt
         self.horizons = [max(1, round(h / self.dt)) for h in horizons_s]
         self.steps, stride = self.horizons[-1], max(1, round(every_s / self.dt))
@@ -88,6 +87,8 @@ class Windows:
             raise InputError(f"no stretch of the log is as long as a horizon ({horizons_s[0]:g} s)")
         self._first = (np.cumsum(lengths) - lengths)[self.stretch]
         self._last = self._first + lengths[self.stretch] - 1
+        self.gain_ratio = _gain_ratios(stretches)
+        """By gain, (stretches, J) what motors were told relative to the first log; None: alike"""
         self.qpos, self.qvel, self.joint_pos, self.target = (
             np.concatenate([getattr(s.track, name) for s in stretches])
             for name in ("qpos", "qvel", "joint_pos", "joint_pos_target")
@@ -119,20 +120,60 @@ class Windows:
         pieces = (self.start * self.dt // _BLOCK_S).astype(np.intp)
         return np.unique(np.stack([numbers, pieces]), axis=1, return_inverse=True)[1].reshape(-1)
 
-    def start_in(self, sim: Simulation, window: np.ndarray) -> None:
-        """Put robot i of a simulation into the first state of ``window[i]``, all of them."""
+    def start_in(
+        self,
+        sim: Simulation,
+        window: np.ndarray,
+        *,
+        gains: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Put robot i of a simulation into the first state of ``window[i]``, all of them.
+
+        Args:
+            sim: Of the robot under the gains of the first log.
+            window: (n,)
+            gains: Factors (n, J) of ``GAINS`` that the robots have beside what they are told.
+        """
+        if self.gain_ratio is not None:
+            self._tell_gains(sim, window, gains or {})
         rows = self.rows(window, 0)
         past = [self.target[self.rows(window, -back)] for back in range(PAST, 0, -1)]
         sim.reset(np.arange(len(window)), self.qpos[rows], self.qvel[rows],
                   joint_pos_target=np.stack(past, axis=1))  # fmt: skip
 
+    def _tell_gains(
+        self, sim: Simulation, window: np.ndarray, gains: Mapping[str, np.ndarray]
+    ) -> None:
+        """Each robot the gains of its log."""
+        assert isinstance(sim, CpuSimulation), "logs under different gains are replayed in MuJoCo"
+        assert self.gain_ratio is not None
+        ratio = {name: values[self.stretch[window]] * gains.get(name, 1.0)
+                 for name, values in self.gain_ratio.items()}  # fmt: skip
+        model, batch = sim.model, sim.batch
+        kp, kv = batch.expand("actuator_gainprm"), batch.expand("actuator_biasprm")
+        kp[:, :, 0] = model.actuator_gainprm[:, 0] * ratio["stiffness"]
+        kv[:, :, 1] = model.actuator_biasprm[:, 1] * ratio["stiffness"]
+        kv[:, :, 2] = model.actuator_biasprm[:, 2] * ratio["damping"]
 
-def _gains_differ(stretches: Sequence[Stretch]) -> bool:
-    """Whether the motors were told different gains in different logs."""
-    first, *others = {id(s.log): s.log for s in stretches}.values()
-    return any(
-        (name in log.fields) != (name in first.fields)
-        or (name in log.fields and not np.allclose(told_gain(log, name), told_gain(first, name)))
-        for log in others
-        for name in GAINS
-    )
+
+def _gain_ratios(stretches: Sequence[Stretch]) -> dict[str, np.ndarray] | None:
+    """By gain, (stretches, J) relative to the first log.
+
+    Raises:
+        InputError: If only some logs say what motors were told, or one was told nothing.
+    """
+    robot, first = stretches[0].track.robot, stretches[0].log
+    found = {}
+    for name in GAINS:
+        if len({name in s.log.fields for s in stretches}) > 1:
+            raise InputError(f"some logs say the {name} of the motors and some do not: fit apart")
+        if name not in first.fields:
+            found[name] = np.ones((len(stretches), len(robot.joint_names)))
+            continue
+        told = np.stack([told_gain(s.log, name)[columns_of(s.log, robot)] for s in stretches])
+        if ((told == 0.0) != (told[0] == 0.0)).any():
+            raise InputError(f"some logs have a joint without {name}, others not: fit them apart")
+        found[name] = told / np.where(told[0] == 0.0, 1.0, told[0])
+        found[name][:, told[0] == 0.0] = 1.0
+    alike = all(np.allclose(values, 1.0) for values in found.values())
+    return None if alike else found

@@ -30,6 +30,8 @@ _NEEDED = 1.01
 """A group stays if without it the validation part is predicted worse by this factor."""
 _PLAIN = ("delay", "stiffness", "damping", "frictionloss")
 """What is tried alone beside everything, should everything mislead."""
+_MISLED = 1.2
+"""If the plain groups alone are no worse than all by this factor, what else helps is asked apart."""
 _ROUGH = 2
 """The first iteration looks at one window in so many."""
 
@@ -74,6 +76,20 @@ class Identified(NamedTuple):
     correction: Correction
     tried: list[dict[str, Any]]
     """Sets of groups with their errors on the validation part, relative to the model's"""
+    share: float
+    """That of the chosen set"""
+    windows: Windows
+    """Those that were fitted"""
+    robot: Robot
+    """At the rate and under the gains of the log"""
+
+    def with_less(self, seconds: float) -> Correction:
+        """What so much of the log alone would have said [s]."""
+        order = np.lexsort((self.windows.start, self.windows.stretch))
+        chosen = np.zeros(len(order), dtype=bool)
+        chosen[order[: max(1, round(seconds / (self.windows.steps * self.windows.dt)))]] = True
+        z = self.linear.solution(self.active, chosen)
+        return as_correction(self.parameters, z, self.robot)
 
     def rows(self) -> list[dict[str, Any]]:
         """Parameters for a table and for JSON."""
@@ -138,7 +154,7 @@ def search(
                     progress=lambda part: progress(0.2 + 0.4 * part))  # fmt: skip
     linear = whole.linear(z)
     progress(0.8)
-    return _Chooser(robot, parameters, linear, judge).choose(wanted & linear.free)
+    return _Chooser(robot, parameters, linear, judge, whole).choose(wanted & linear.free)
 
 
 def _likely_delay(
@@ -161,9 +177,11 @@ class _Chooser:
     """Drops groups, by the linear fit and the validation part."""
 
     def __init__(
-        self, robot: Robot, parameters: Parameters, linear: LinearFit, judge: Judge
-    ) -> None:
+        self, robot: Robot, parameters: Parameters, linear: LinearFit, judge: Judge,
+        shooting: Shooting,
+    ) -> None:  # fmt: skip
         self.robot, self.parameters, self.linear, self.judge = robot, parameters, linear, judge
+        self.shooting = shooting
         self.tried: list[dict[str, Any]] = []
 
     def choose(self, active: np.ndarray) -> Identified:
@@ -172,19 +190,35 @@ class _Chooser:
         without = [tuple(g for g in groups if g != left) for left in groups]
         plain = tuple(g for g in groups if g in _PLAIN)
         everything, alone, *less = self._shares([groups, plain, *without], active)
+        sets = {groups: everything, plain: alone, **dict(zip(without, less, strict=True))}
         needed = tuple(
             g for g, share in zip(groups, less, strict=True) if share > _NEEDED * everything
         )
-        sets = {groups: everything, plain: alone, **dict(zip(without, less, strict=True))}
-        if needed not in sets and needed:
-            sets[needed] = self._shares([needed], active)[0]
+        self._try(sets, [needed], active)
+        if sets[plain] < _MISLED * everything:
+            # Everything together misleads: build up from what is plain instead.
+            more = {g: _in_order((*plain, g), groups) for g in groups if g not in plain}
+            self._try(sets, list(more.values()), active)
+            helps = [g for g, one in more.items() if _NEEDED * sets[one] < sets[plain]]
+            self._try(sets, [_in_order((*plain, *helps), groups)], active)
         # The smallest set that is about as good as the best.
         least = min(sets.values())
         best = min((s for s in sets if s and sets[s] <= _NEEDED * least), key=len)
         chosen = active & _of_groups(self.parameters, best)
         z = self.linear.solution(chosen)
-        return Identified(best, self.parameters, z, chosen, self.linear, self._correction(z),
-                          self.tried)  # fmt: skip
+        return Identified(
+            best, self.parameters, z, chosen, self.linear, self._correction(z), self.tried,
+            sets[best], self.shooting.windows, self.shooting.robot,
+        )  # fmt: skip
+
+    def _try(
+        self, known: dict[tuple[str, ...], float], sets: Sequence[tuple[str, ...]],
+        active: np.ndarray,
+    ) -> None:  # fmt: skip
+        """Judge sets that were not judged yet."""
+        new = [groups for groups in dict.fromkeys(sets) if groups and groups not in known]
+        if new:
+            known.update(zip(new, self._shares(new, active), strict=True))
 
     def _shares(self, sets: Sequence[tuple[str, ...]], active: np.ndarray) -> list[float]:
         robots = {}
@@ -197,10 +231,19 @@ class _Chooser:
         return [shares[" ".join(groups)] for groups in sets]
 
     def _correction(self, z: np.ndarray) -> Correction:
-        values = self.parameters.values(z[None])
-        return Correction(
-            robot_name=self.robot.name.partition("@")[0],
-            joint_names=self.robot.joint_names,
-            parameters={name: tuple(float(x) for x in row[0]) for name, row in values.items()
-                        if not self.parameters.neutral(name, row[0])},
-        )  # fmt: skip
+        return as_correction(self.parameters, z, self.robot)
+
+
+def _in_order(chosen: Sequence[str], groups: Sequence[str]) -> tuple[str, ...]:
+    return tuple(g for g in groups if g in chosen)
+
+
+def as_correction(parameters: Parameters, z: np.ndarray, robot: Robot) -> Correction:
+    """What parameters (P,) say, as a correction of a robot."""
+    values = parameters.values(z[None])
+    return Correction(
+        robot_name=robot.name.partition("@")[0],
+        joint_names=robot.joint_names,
+        parameters={name: tuple(float(x) for x in row[0]) for name, row in values.items()
+                    if not parameters.neutral(name, row[0])},
+    )  # fmt: skip

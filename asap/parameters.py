@@ -154,6 +154,21 @@ def _frictions(robot: Robot) -> list[Parameter]:
     return found
 
 
+def _dampings(robot: Robot) -> list[Parameter]:
+    """A factor of the loop's damping; where it has none, friction of the joint that grows with
+    speed."""
+    found = []
+    for item in _factors(robot, "damping", 0.3, 0.1, 5.0):
+        if robot.damping[item.columns].any():
+            found.append(item)
+            continue
+        size = 0.05 * float(np.median(robot.stiffness[item.columns]))
+        least = -float(robot.passive_damping[item.columns].min()) / size
+        found.append(Parameter(f"{item.name.removesuffix(' damping')} added_passive_damping",
+                               "added_passive_damping", item.columns, size, least, 20.0))  # fmt: skip
+    return found
+
+
 def _delay(robot: Robot) -> list[Parameter]:
     """One delay for all joints: they hang on one bus.
 
@@ -196,7 +211,7 @@ DELAY_SCALE_S, MAX_DELAY_S = 0.008, 0.04
 KINDS = {
     "delay": _delay,
     "stiffness": lambda robot: _factors(robot, "stiffness", 0.2, 0.2, 3.0),
-    "damping": lambda robot: _factors(robot, "damping", 0.3, 0.1, 5.0),
+    "damping": _dampings,
     "frictionloss": _frictions,
     "armature": _armatures,
     "inertial": _inertial,

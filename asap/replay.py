@@ -88,6 +88,8 @@ class Arm:
     """Windows whose simulation blew up"""
     joint_deg: np.ndarray
     """(W, J) absolute error at the last horizon [deg]"""
+    windows: dict[str, np.ndarray]
+    """(W, horizons) error of every window, by metric; NaN where a stretch ends before"""
 
     def errors_as_dict(self) -> dict[str, dict[str, dict[str, float]]]:
         """Figures by horizon and metric, for JSON."""
@@ -306,6 +308,7 @@ def _arm(
         joint_mae_deg=np.nanmean(errors.joint_deg[:, steps], axis=0, dtype=float),
         diverged=diverged,
         joint_deg=errors.joint_deg[:, -1],
+        windows={metric: values[:, steps] for metric, values in table.items()},
     )
 
 

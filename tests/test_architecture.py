@@ -15,18 +15,27 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (  # Lowest first; what stands in one line does not know of each other.
-    "asap_deploy.errors asap_deploy.rotation asap_deploy.protobuf",
-    "asap_deploy.npz asap_deploy.onnx_ops",
-    "asap_deploy.motion asap_deploy.log asap_deploy.observation asap_deploy.onnx_graph",
-    "asap_deploy.contract asap_deploy.log_writer",
-    "asap_deploy.policy",
-    "asap_deploy.runtime",
-    "asap_deploy.golden",
+    "asap_deploy.errors asap_deploy.rotation asap_deploy.protobuf asap_deploy.realtime "
+    "asap_deploy.shared",
+    "asap_deploy.npz asap_deploy.onnx_ops asap_deploy.mcap_file asap_deploy.twin_wire "
+    "asap_deploy.link",
+    "asap_deploy.motion asap_deploy.log asap_deploy.observation asap_deploy.onnx_graph "
+    "asap_deploy.frames asap_deploy.keys",
+    "asap_deploy.contract asap_deploy.log_writer asap_deploy.handover asap_deploy.link_twin",
+    "asap_deploy.policy asap_deploy.links asap_deploy.recording",
+    "asap_deploy.runtime asap_deploy.safety asap_deploy.recorder",
+    "asap_deploy.golden asap_deploy.guards asap_deploy.states asap_deploy.listen",
+    "asap_deploy.supervisor asap_deploy.preflight",
+    "asap_deploy.supervised",
+    "asap_deploy.loop",
+    "asap_deploy.ladder",
+    "asap_deploy.cli",
     "asap.results asap.safe_pickle asap.onnx_file asap.robot_file asap.camera asap.curriculum "
     "asap.live_views asap.tangent",
     "asap.learned asap.robot_mjcf asap.motion_formats asap.log_columns asap.log_cdr asap.picture",
     "asap.robot_spec asap.log_csv asap.log_ros asap.log_clean asap.recording",
-    "asap.robot_fields asap.robot_soles asap.log_tables asap.robot_check",
+    "asap.robot_fields asap.robot_soles asap.log_tables asap.robot_check "
+    "asap.log_recording asap.twin_faults",
     "asap.robot asap.log_channels",
     "asap.grounding asap.log_asap asap.motion_orders asap.log_check_view asap.metrics "
     "asap.rollout asap.sim_protocol asap.sim_spec asap.bullet_urdf asap.bullet_delay",
@@ -35,6 +44,8 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.bullet_world",
     "asap.bullet",
     "asap.choreography asap.log_check_step asap.dynamics_check asap.rewards asap.policy asap.twin",
+    "asap.twin_robot",
+    "asap.twin_server",
     "asap.motion_check asap.variation asap.log_check_base asap.log_check_order asap.log_signals "
     "asap.export asap.evaluate asap.bench asap.whole_body",
     "asap.inputs asap.randomize asap.walk asap.log_check asap.balance asap.bench_integrators "
@@ -44,12 +55,13 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.imitate asap.curves asap.checkpoint",
     "asap.ppo",
     "asap.train",
-    "asap.judge",
+    "asap.judge asap.bands asap.misfit",
     "asap.parameter_search asap.delta_fit",
-    "asap.cli_common asap.bench_train asap.bench_gap asap.replay_view asap.fit asap.closed_loop",
+    "asap.cli_common asap.bench_train asap.bench_gap asap.replay_view asap.closed_loop "
+    "asap.fit asap.next_motion",
     "asap.cli_progress",
     "asap.cli_bench asap.cli_data asap.cli_fit asap.cli_logs asap.cli_motions asap.cli_policy "
-    "asap.cli_train",
+    "asap.cli_train asap.cli_twin",
     "asap.cli",
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}

@@ -245,8 +245,10 @@ class Shooting:
     def _errors(self, columns: np.ndarray) -> np.ndarray:
         """(K, R) errors of K sets of parameters."""
         wanted = len(columns)
-        if 1 < wanted < self._columns:  # one size of simulation for all but single sets
-            columns = np.concatenate([columns, np.tile(columns[-1:], (self._columns - wanted, 1))])
+        # Few sizes of simulation: powers of two, and the largest.
+        size = min(self._columns, 1 << (wanted - 1).bit_length())
+        if wanted < size:
+            columns = np.concatenate([columns, np.tile(columns[-1:], (size - wanted, 1))])
         count, windows = len(columns), len(self._all)
         sim, variation = self._simulation(count)
         for name, values in self.parameters.values(columns).items():

@@ -1,0 +1,158 @@
+"""The hidden-truth benchmark: fits on logs of a twin, scored by somebody who knows the twin.
+
+    cases = hidden_truth(Setup(twins=("worn", "bullet")), progress)
+    cases[0].closed["joint_mae_deg"]["1.0"]           # share of the gap that could be closed
+
+The fit sees logs and the nominal robot, never the twin's file. The scorer replays motions that were
+not fitted through the nominal robot, the corrected one and the twin itself, started from the noisy
+log: what even the truth gets wrong is the floor, and only what is above it can be closed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from asap.evaluate import Case
+from asap.fit import FitConfig, Method, fit
+from asap.inputs import open_motion
+from asap.judge import CORRECTED, GLOBAL_ERROR, NOMINAL
+from asap.published import EXPECTED, case_of_published
+from asap.record import RecordConfig, record
+from asap.replay import JOINT_ERROR, Replay, ReplayConfig, replay
+from asap.robot import ROBOTS_FOLDER, Robot
+from asap_deploy.errors import InputError
+from asap_deploy.log import Log
+from asap_deploy.policy import Policy
+
+TRUTH = "truth"
+_START_NOISE = 0.3
+POLICIES_FOLDER = ROBOTS_FOLDER.parent / "policies"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """Which robots play the real one, and what is tried on their logs."""
+
+    robot: str = "g1"
+    """The model."""
+    twins: tuple[str, ...] = ("isaac", "genesis", "worn", "strange")
+    """Its twins."""
+    methods: tuple[Method, ...] = ("identify", "delta", "stacked")
+    """Of ``asap fit``."""
+    train: tuple[str, ...] = ("squat", "wave", "kick")
+    """Motions whose logs are fitted."""
+    test: tuple[str, ...] = ("walk",)
+    """Motions that judge."""
+    episodes: int = 2
+    """Of each motion."""
+    seeds: tuple[int, ...] = (0,)
+    """Of starts and sensors."""
+    data: Path | None = None
+    """Folder of the original's policies and motions; by default those that ship."""
+    threads: int = 0
+    """Of the simulator; 0: all cores."""
+
+
+class Scored(NamedTuple):
+    """One fit, judged against the truth."""
+
+    twin: str
+    method: str
+    seed: int
+    accepted: bool
+    closed: dict[str, dict[str, float]]
+    """Share of the closable gap, by metric and horizon; 0 where nothing was corrected"""
+    errors: dict[str, dict[str, dict[str, float]]]
+    """By arm, metric and horizon"""
+    worse: list[str]
+    """Where the corrected robot is worse than the nominal one"""
+    wall_s: float
+    log_s: float
+    """Of log that was given [s]"""
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return self._asdict()
+
+
+def hidden_truth(
+    setup: Setup, progress: Callable[[float], None] = lambda fraction: None
+) -> list[Scored]:
+    """Every twin, seed and method.
+
+    Raises:
+        InputError: If a policy or a motion is missing.
+    """
+    nominal = Robot.load(setup.robot)
+    found: list[Scored] = []
+    total = len(setup.twins) * len(setup.seeds) * len(setup.methods)
+    for name in setup.twins:
+        twin = Robot.load(f"{setup.robot}@{name}")
+        for seed in setup.seeds:
+            train, test = (
+                [_log(setup, motion, nominal, twin, seed + 100 * number)
+                 for number, motion in enumerate(motions)]
+                for motions in (setup.train, setup.test)
+            )  # fmt: skip
+            for method in setup.methods:
+                found.append(_scored(setup, name, method, seed, nominal, twin, train, test))
+                progress(len(found) / total)
+    return found
+
+
+def _scored(
+    setup: Setup, name: str, method: Method, seed: int, nominal: Robot, twin: Robot,
+    train: list[Log], test: list[Log],
+) -> Scored:  # fmt: skip
+    config = FitConfig(method=method, seed=seed, threads=setup.threads)
+    started = time.perf_counter()
+    fitted = fit(train, nominal, config, heldout=test)
+    wall_s = time.perf_counter() - started
+    arms = {NOMINAL: nominal, TRUTH: twin}
+    if fitted.accepted:
+        arms[CORRECTED] = fitted.correction.robot(nominal)
+    seen = replay(test, arms, ReplayConfig(seed=seed, threads=setup.threads))
+    closed, worse = _closed(seen, fitted.accepted)
+    errors = {arm: {metric: {h: e[metric].value for h, e in seen.arms[arm].horizons.items()}
+                    for metric in (JOINT_ERROR, GLOBAL_ERROR)} for arm in arms}  # fmt: skip
+    return Scored(name, method, seed, fitted.accepted, closed, errors, worse, wall_s,
+                  sum(log.duration_s for log in train))  # fmt: skip
+
+
+def _closed(seen: Replay, accepted: bool) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Shares of the gap that can be closed, and where it became wider."""
+    closed: dict[str, dict[str, float]] = {JOINT_ERROR: {}, GLOBAL_ERROR: {}}
+    worse = []
+    for metric, shares in closed.items():
+        for horizon in seen.arms[NOMINAL].horizons:
+            before, floor, after = (
+                seen.arms[arm].horizons[horizon][metric].value
+                for arm in (NOMINAL, TRUTH, CORRECTED if accepted else NOMINAL)
+            )
+            shares[horizon] = (before - after) / max(before - floor, 1e-9)
+            if after > before:
+                worse.append(f"{metric} at {horizon} s")
+    return closed, worse
+
+
+def _log(setup: Setup, motion: str, nominal: Robot, twin: Robot, seed: int) -> Log:
+    """A policy plays a motion on the twin."""
+    config = RecordConfig(episodes=setup.episodes, start_noise=_START_NOISE, seed=seed,
+                          threads=setup.threads)  # fmt: skip
+    return record(_case(setup, motion, nominal), twin, config)
+
+
+def _case(setup: Setup, motion: str, nominal: Robot) -> Case:
+    if setup.data is not None:
+        if motion not in EXPECTED:
+            raise InputError(f"no published policy '{motion}'; there are {', '.join(EXPECTED)}")
+        return case_of_published(setup.data, motion, nominal, ground=True)
+    clip = open_motion(Path(motion), nominal, ground=True)
+    file = POLICIES_FOLDER / setup.robot.partition(":")[0] / f"{motion}.onnx"
+    if not file.is_file():
+        raise InputError(f"there is no policy for motion '{motion}'", file=file)
+    return Case(Policy.from_bytes(file.read_bytes()), clip.motion, motion)

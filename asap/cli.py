@@ -49,6 +49,7 @@ COMMANDS: dict[str, type[Common]] = {
     "export": cli_policy.Export,
     "view": cli_policy.View,
     "pretrain": cli_train.Pretrain,
+    "finetune": cli_train.Finetune,
     "logs check": cli_logs.LogsCheck,
     "logs convert": cli_logs.LogsConvert,
     "logs show": cli_logs.LogsShow,

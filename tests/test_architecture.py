@@ -59,7 +59,7 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.parameter_search asap.delta_fit",
     "asap.cli_common asap.bench_train asap.bench_gap asap.replay_view asap.closed_loop "
     "asap.fit asap.next_motion",
-    "asap.cli_progress asap.bench_fit",
+    "asap.cli_progress asap.bench_fit asap.finetune",
     "asap.cli_bench asap.cli_data asap.cli_fit asap.cli_logs asap.cli_motions asap.cli_policy "
     "asap.cli_train asap.cli_twin",
     "asap.cli",

@@ -113,7 +113,8 @@ def _serve(file: str, options: str) -> None:
     temporary = Path(file + ".tmp")
     temporary.write_text(server.address)
     temporary.rename(file)
-    server.run(until=lambda: bool(told))
+    parent = os.getppid()
+    server.run(until=lambda: bool(told) or os.getppid() != parent)
     server.close()
 
 

@@ -1,0 +1,161 @@
+"""What the operator wants: keys of a terminal, buttons of the remote, or a script for tests.
+
+An order counts once, when its key goes down, and only if the key is held alone for a moment: a
+chord whose buttons arrive one after the other is never taken for its first button.
+
+    keys = RemoteKeys()
+    keys.poll(now, mode, state)                      # for example ["arm"]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+from typing import Any, Dict, List, Optional, Protocol, Tuple
+
+from asap_deploy.errors import InputError, suggestion
+from asap_deploy.link import RobotState, key_bits
+
+ORDERS = ("arm", "stand", "go", "next", "damp", "quit")
+TERMINAL = {"a": "arm", "s": "stand", "g": "go", "n": "next", "d": "damp", " ": "damp", "q": "quit"}
+HELP = "a arm (damping)   s stand   g go   n next clip   space or d damp   q quit"
+REMOTE = {key_bits("START"): "arm", key_bits("X"): "stand", key_bits("A"): "go",
+          key_bits("Y"): "next", key_bits("B"): "damp"}  # fmt: skip
+DEBOUNCE_POLLS = 3
+"""Polls in a row that must agree; the remote's stop is seen by the supervisor at once."""
+
+REPEAT_S = 0.25
+"""The same key within this time is a held key [s]."""
+
+STEADY_S = 0.5
+"""``go@ready`` of a script comes this long after the mode was reached [s]."""
+
+
+class Keys(Protocol):
+    """A source of orders."""
+
+    def poll(self, now_s: float, mode: str, state: Optional[RobotState]) -> List[str]:
+        """Orders since the last poll."""
+        ...
+
+    def close(self) -> None:
+        """Leave everything as it was."""
+        ...
+
+
+class RemoteKeys:
+    """The robot's own remote."""
+
+    def __init__(self) -> None:
+        """Whatever is pressed now must be let go first."""
+        self._last, self._polls, self._armed = -1, 0, False
+
+    def poll(self, now_s: float, mode: str, state: Optional[RobotState]) -> List[str]:
+        """One order where a button has gone down alone."""
+        keys = 0 if state is None or not state.remote_connected else state.remote_keys
+        self._polls = self._polls + 1 if keys == self._last else 1
+        self._last = keys
+        if self._polls < DEBOUNCE_POLLS:
+            return []
+        if keys == 0:
+            self._armed = True
+            return []
+        if not self._armed:
+            return []
+        self._armed = False  # until all buttons are up again
+        return [REMOTE[keys]] if keys in REMOTE else []
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class TerminalKeys:
+    """Keys of the terminal on standard input."""
+
+    def __init__(self) -> None:
+        """Have keys come one by one.
+
+        Raises:
+            InputError: If there is no terminal: then nobody is there to stop the robot.
+        """
+        try:
+            import termios
+            import tty
+        except ImportError:
+            raise InputError("this system has no terminal control: arming is refused") from None
+        if not sys.stdin.isatty():
+            raise InputError("there is no terminal, so nobody could stop the robot: run this in "
+                             "one (ssh -t)")  # fmt: skip
+        self._fd = sys.stdin.fileno()
+        self._before: Any = termios.tcgetattr(self._fd)
+        tty.setcbreak(self._fd)
+        self._pressed: Dict[str, float] = {}
+
+    def poll(self, now_s: float, mode: str, state: Optional[RobotState]) -> List[str]:
+        """Orders typed since the last poll; keys that mean nothing are passed over."""
+        orders = []
+        while select.select([self._fd], [], [], 0)[0]:
+            data = os.read(self._fd, 64)
+            if not data:  # the terminal is gone, and the operator with it
+                return ["damp", "quit"]
+            for letter in data.decode(errors="replace").lower():
+                order = TERMINAL.get(letter)
+                if order is None:
+                    continue
+                if now_s - self._pressed.get(letter, -1e9) > REPEAT_S or order == "damp":
+                    orders.append(order)
+                self._pressed[letter] = now_s
+        return orders
+
+    def close(self) -> None:
+        """Have the terminal as it was."""
+        import termios
+
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
+
+
+class ScriptedKeys:
+    """Orders at given times, for tests and demonstrations on a simulated robot."""
+
+    def __init__(self, text: str) -> None:
+        """Read the script.
+
+        Args:
+            text: ``ORDER@SECONDS`` or ``ORDER@MODE`` (when the mode has lasted half a second),
+                in order, with spaces between: ``arm@0.5 stand@1 go@ready quit@hold``.
+
+        Raises:
+            InputError: If it cannot be read.
+        """
+        self._left: List[Tuple[str, str]] = []
+        for word in text.split():
+            order, at, when = word.partition("@")
+            if order not in ORDERS or not at:
+                raise InputError(f"script: '{word}' is no ORDER@TIME{suggestion(order, ORDERS)}")
+            self._left.append((order, when))
+        self._start_s: Optional[float] = None
+        self._mode, self._mode_s = "", 0.0
+
+    def poll(self, now_s: float, mode: str, state: Optional[RobotState]) -> List[str]:
+        """Orders whose time has come."""
+        self._start_s = now_s if self._start_s is None else self._start_s
+        if mode != self._mode:
+            self._mode, self._mode_s = mode, now_s
+        orders = []
+        while self._left and self._due(self._left[0][1], now_s):
+            orders.append(self._left.pop(0)[0])
+            self._mode_s = now_s
+        return orders
+
+    def _due(self, when: str, now_s: float) -> bool:
+        assert self._start_s is not None
+        try:
+            return now_s - self._start_s >= float(when)
+        except ValueError:
+            return when == self._mode and now_s - self._mode_s >= STEADY_S
+
+    def close(self) -> None:
+        """Nothing to do."""

@@ -1,0 +1,187 @@
+"""Checks before anything may move: policy against robot, sensors, who else is there, this machine.
+
+checks = look_at_robot(link, limits, seconds=1.0) + [time_itself(player, limits, seconds=2.0)]
+if failed(checks): ...                           # refuse to arm
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+import numpy as np
+
+from asap_deploy.errors import InputError
+from asap_deploy.guards import STATE_GUARDS, StateWatch
+from asap_deploy.link import Link, RobotState
+from asap_deploy.observation import LAYOUTS
+from asap_deploy.realtime import FixedRate, Histogram
+from asap_deploy.safety import SafetyLimits
+from asap_deploy.states import Player
+
+OK, WARN, FAIL = "ok", "WARN", "FAIL"
+BATTERY_PERCENT = 20.0
+"""A run that begins with less may not end."""
+
+GRAVITY = 9.81
+SLOW_S = 1e-3
+"""Inference or waking up later than this at the 99th percentile is worth a warning [s]."""
+
+_DISK_BYTES = 1 << 30
+
+
+class Check(NamedTuple):
+    """One thing that was looked at."""
+
+    verdict: str
+    name: str
+    text: str
+
+
+def failed(checks: Sequence[Check]) -> bool:
+    """Whether one of them forbids to arm."""
+    return any(check.verdict == FAIL for check in checks)
+
+
+def look_at_policies(players: Sequence[Player], worst: Sequence[float]) -> List[Check]:
+    """What the policies need and how well their golden vectors were reproduced.
+
+    Args:
+        players: All policies of the run.
+        worst: Largest difference of an action to the recorded one, for each.
+    """
+    import onnxruntime
+
+    checks = [Check(OK, "machine", f"Python {platform.python_version()}, numpy {np.__version__}, "
+                                   f"onnxruntime {onnxruntime.__version__}")]  # fmt: skip
+    for player, difference in zip(players, worst):
+        checks.append(Check(OK, "golden vectors", f"{player.name}: reproduced by onnxruntime and "
+                                                  f"numpy, within {difference:.1g}"))  # fmt: skip
+        if LAYOUTS[player.policy.contract.layout].needs_base_pos:
+            text = f"{player.name}: needs the base position, which no robot measures by itself"
+            checks.append(Check(FAIL, "observation", text))
+    return checks
+
+
+def look_at_robot(link: Link, limits: SafetyLimits, seconds: float = 1.0) -> List[Check]:
+    """Listen for a while; nothing is written.
+
+    Args:
+        link: May be one that only reads.
+        limits: Of the run.
+        seconds: How long [s].
+    """
+    watch = StateWatch(limits)
+    states: List[RobotState] = []
+    faults: Dict[str, str] = {}
+    start_s = time.monotonic()
+    while time.monotonic() - start_s < seconds:
+        link.wait(0.01)
+        now_s = time.monotonic()
+        for state in link.read_new():
+            if watch.take([state], now_s):
+                states.append(state)
+                seen = watch.seen(now_s, link.stats(now_s))
+                for name, guard in STATE_GUARDS.items():
+                    text = guard(seen) if seen is not None else None
+                    if text is not None:
+                        faults.setdefault(name, text)
+    if len(states) < 2:
+        return [Check(FAIL, "states", f"{len(states)} sound states in {seconds:g} s; "
+                                      f"{watch.bad_checksums} with a wrong checksum")]  # fmt: skip
+    checks = [
+        Check(FAIL if name in faults else OK, name, faults.get(name, "")) for name in STATE_GUARDS
+    ]
+    return [*checks, *_stream(states, watch, link, seconds), *_senses(states, limits)]
+
+
+def _stream(states: Sequence[RobotState], watch: StateWatch, link: Link,
+            seconds: float) -> List[Check]:  # fmt: skip
+    """How states come in."""
+    took_s = states[-1].arrival_s - states[0].arrival_s
+    rate_hz, expected = (len(states) - 1) / max(took_s, 1e-9), link.facts.state_rate_hz
+    text = f"{rate_hz:.0f} of {expected:.0f} states a second"
+    verdict = OK if 0.9 * expected < rate_hz < 1.1 * expected else WARN
+    checks = [Check(verdict if rate_hz > 0.5 * expected else FAIL, "state rate", text)]
+    bad = watch.bad_checksums / (len(states) + watch.bad_checksums)
+    verdict = OK if bad == 0.0 else FAIL if bad > 0.01 else WARN
+    checks.append(Check(verdict, "checksums", f"{watch.bad_checksums} wrong"))
+    stats = link.stats(time.monotonic())
+    verdict = OK if stats.state_publishers == 1 else FAIL
+    checks.append(Check(verdict, "one publisher", f"{stats.state_publishers} publish states"))
+    return checks
+
+
+def _senses(states: Sequence[RobotState], limits: SafetyLimits) -> List[Check]:
+    """Whether a robot at rest measures what a robot at rest must."""
+    acc = np.linalg.norm(np.mean([s.imu_lin_acc_b for s in states], axis=0))
+    turn = np.linalg.norm(np.mean([s.imu_ang_vel_b for s in states], axis=0))
+    last = states[-1]
+    checks = [
+        Check(OK if abs(acc - GRAVITY) < 1.5 else FAIL, "accelerometer",
+              f"{acc:.2f} m/s^2 at rest"),
+        Check(OK if turn < 0.3 else FAIL, "gyroscope", f"{turn:.2f} rad/s at rest"),
+    ]  # fmt: skip
+    if np.isnan(last.battery_percent):
+        checks.append(Check(WARN, "charge", "the robot does not say; look at its display"))
+    else:
+        verdict = OK if last.battery_percent >= BATTERY_PERCENT else FAIL
+        checks.append(Check(verdict, "charge", f"{last.battery_percent:.0f} %"))
+    hot = float(last.motor_temperature.max()) if last.motor_temperature.size else 0.0
+    checks.append(Check(OK if hot < limits.casing_limit - 15.0 else WARN, "motors",
+                        f"the warmest has {hot:.0f} degrees"))  # fmt: skip
+    text = "connected" if last.remote_connected else "not connected: no stop button"
+    checks.append(Check(OK if last.remote_connected else FAIL, "remote", text))
+    return checks
+
+
+def time_itself(player: Player, limits: SafetyLimits, seconds: float = 2.0) -> List[Check]:
+    """Run the policy at its rate on made-up measurements, and see how punctual this machine is.
+
+    Paced, because a policy that runs once in 20 ms finds cold caches: a loop without pauses would
+    show a sixth of the time.
+
+    Args:
+        player: The policy.
+        limits: Of the run.
+        seconds: How long [s].
+    """
+    joints = len(limits.joint_names)
+    zero, three = np.zeros(joints), np.zeros(3)
+    state = RobotState(
+        0, 0.0, True, 0, player.start_joint_pos, zero, zero, np.array([1.0, 0.0, 0.0, 0.0]), three,
+        three, np.zeros((joints, 2)), zero, float("nan"), True, 0, np.zeros(4),
+    )  # fmt: skip
+    wake, inference = Histogram("wake"), Histogram("inference")
+    rate = FixedRate(limits.control_dt)
+    player.runtime.reset()
+    for _ in range(max(3, round(seconds / limits.control_dt))):
+        wake.add(rate.wait())
+        player.step(state, 0.0)
+        inference.add(player.inference_s)
+    player.runtime.reset()
+    checks = []
+    for histogram in (wake, inference):
+        p99 = histogram.quantile_s(0.99)
+        verdict = FAIL if p99 > 0.5 * limits.control_dt else WARN if p99 > SLOW_S else OK
+        checks.append(Check(verdict, f"timing: {histogram.name}", "\n".join(histogram.lines())))
+    return checks
+
+
+def look_at_disk(path: Optional[Path]) -> List[Check]:
+    """Room for the recording."""
+    if path is None:
+        return [Check(WARN, "recording", "none: what goes wrong will not be known (--out FILE)")]
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise InputError(f"cannot record here: {error.strerror}", file=path) from None
+    minutes = free / (1.4e3 * 500.0 * 60.0)
+    verdict = OK if free > _DISK_BYTES else WARN
+    return [Check(verdict, "recording", f"room for about {minutes:.0f} minutes")]

@@ -27,7 +27,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from asap.train import Trainer
+from asap.train import FINAL, Trainer
 
 BENCHMARK_S = 3.0
 """Training that is timed before the estimate [s]."""
@@ -37,9 +37,6 @@ LINE_EVERY_S = 30.0
 
 _WINDOW_S = 60.0
 """Speed and time left follow the last minute, because other programs come and go [s]."""
-
-_FINAL_EPISODES = 256
-"""That judge the result."""
 
 _FIGURES = (
     ("reward", "reward", "{:.4f}"),
@@ -90,7 +87,7 @@ def plan_of(trainer: Trainer) -> Plan:
         iteration_steps=config.num_envs * config.ppo.horizon,
         evaluate_every=config.evaluate_every,
         evaluation_steps=frames * config.episodes,
-        final_steps=frames * (config.episodes + _FINAL_EPISODES),
+        final_steps=frames * (1 + FINAL) * config.episodes,
         cores=config.threads or os.cpu_count() or 1,
     )
 
@@ -161,7 +158,7 @@ class TrainingProgress:
             self._estimated, self._note, self._printed = True, "", now
             self._print(self._estimate())
         if steps >= self._plan.steps:
-            self._note = f"judging the result in {_FINAL_EPISODES} episodes"
+            self._note = "judging the result"
         if self._live is None and now - self._printed >= LINE_EVERY_S:
             self._printed = now
             self._print(f"{self._place()}  {self._quality()}")

@@ -1,4 +1,4 @@
-"""The command that trains: ``asap pretrain``."""
+"""The commands that train: ``asap pretrain``, ``asap finetune``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from asap.cli_common import INTERRUPTED, Common, Outcome, Progress, show, table
 from asap.cli_progress import TrainingProgress, plan_of
-from asap.inputs import open_motion, open_policy
+from asap.correction import Correction
+from asap.evaluate import Case, EvaluateConfig, evaluate
+from asap.finetune import FINETUNE, controls, finetune, trainer_of
+from asap.inputs import OpenedMotion, open_motion, open_policy
 from asap.metrics import ERROR_NAMES
 from asap.robot import Robot
-from asap.train import POLICY, TrainConfig, Trainer
+from asap.train import CHECKPOINT, FINAL, POLICY, TrainConfig, Trainer
+from asap_deploy.policy import Policy
 
 Config = TypeVar("Config")
 _AGAIN_S = 1.0
@@ -134,3 +138,96 @@ def _stop_requests(asked_first: Callable[[], None]) -> Iterator[Callable[[], boo
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(Common):
+    """Train a policy on inside the simulator that a correction says is nearer to the robot.
+
+    The result is the best policy of all evaluations in the corrected simulator, the untouched start
+    among them: training may end with no change, never with a worse policy there. --controls does
+    the same at equal budget without the correction, with random noise of its size, and with
+    ordinary randomisation; --truth says on which robot or twin all are compared at the end.
+    """
+
+    draws: ClassVar[bool] = True
+    policy: Path
+    """ONNX file to start from, ours or another toolkit's."""
+    motion: Path
+    """Clip to track: a file of any known format, or the name of a clip of ours."""
+    correction: Path
+    """correction.json of `asap fit`."""
+    robot: str = "g1"
+    """Robot or variant, or a folder with a robot.toml."""
+    truth: str | None = None
+    """Robot or twin that nobody trains on and that judges all policies, for example g1@worn."""
+    controls: bool = False
+    """Also train without the correction, with noise, with randomisation (and on --truth itself)."""
+    layout: str | None = None
+    """Observation layout of a policy that carries no contract."""
+    out: Path | None = None
+    """Folder of the runs; runs/finetune/<time>-<seed> by default."""
+    resume: bool = False
+    """Continue in --out; what is finished is not done again."""
+    ground: bool = True
+    """Put the soles of foreign clips onto the floor first."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Every setting of the fine-tuning can be changed."""
+
+    def run(self, progress: Progress) -> Outcome:
+        """Train on, and compare."""
+        robot = Robot.load(self.robot)
+        truth = None if self.truth is None else Robot.load(self.truth)
+        clip = open_motion(self.motion, robot, ground=self.ground)
+        config = dataclasses.replace(overlaid(FINETUNE, self.train, TrainConfig()), seed=self.seed)
+        start = open_policy(self.policy, robot, clip, self.layout).policy
+        correction = Correction.load(self.correction)
+        arms = controls(robot, correction.robot(robot), config.env,
+                        noise_rad=correction.size_rad(robot), truth=truth)  # fmt: skip
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        out = self.out or Path("runs") / "finetune" / f"{stamp}-{self.seed}"
+        inputs = [clip.path, self.policy, self.correction]
+        facts: dict[str, Any] = {"run_dir": out, "controls": {}}
+        policies = {"no adaptation": start}
+        for arm in arms if self.controls else arms[:1]:
+            folder = out / arm.name
+            again = self.resume and (folder / CHECKPOINT).exists()
+            trainer = trainer_of(arm, clip, start, config, folder, resume=again)
+            with (
+                TrainingProgress(plan_of(trainer), quiet=self.quiet) as shown,
+                _stop_requests(shown.stopping) as stopped,
+            ):
+                made = finetune(
+                    trainer,
+                    watch=lambda report, shown=shown: shown.update(report.steps, report.facts),  # type: ignore[misc]
+                    stopped=stopped,
+                )
+            if made.interrupted:
+                line = f"stopped; to continue, give the same options with --resume --out {out}"
+                return Outcome(result=facts, shown=[line], inputs=inputs, status=INTERRUPTED)
+            policies[arm.name] = Policy.from_bytes((folder / POLICY).read_bytes())
+            facts["controls"][arm.name] = made.as_dict()
+        main = facts["controls"].pop(arms[0].name)
+        facts |= main | {"onnx": out / arms[0].name / POLICY}
+        judge = truth or correction.robot(robot)
+        table_, figures = _compared(policies, clip, judge, config)
+        facts["on_truth" if truth else "on_corrected"] = figures
+        words = "" if main["changed"] else "no change: nothing was better than the start; "
+        line = f"{words}policy: {facts['onnx']}"
+        return Outcome(result=facts, shown=[table_, line], inputs=inputs)
+
+
+def _compared(
+    policies: dict[str, Policy], clip: OpenedMotion, robot: Robot, config: TrainConfig
+) -> tuple[Any, dict[str, Any]]:
+    """All policies on one robot, from the same noisy starts."""
+    judge = EvaluateConfig(episodes=FINAL * config.episodes, start_noise="paper",
+                           seed=config.seed + 2000, threads=config.threads)  # fmt: skip
+    found = {name: evaluate([Case(policy, clip.motion, clip.name)], robot, judge).overall
+             for name, policy in policies.items()}  # fmt: skip
+    rows = [[name, *(show(overall[key], 2) for key in ("success_rate", *ERROR_NAMES[:2]))]
+            for name, overall in found.items()]  # fmt: skip
+    figures = {name: {key: value.as_dict() for key, value in overall.items()}
+               for name, overall in found.items()}  # fmt: skip
+    columns = ["policy", "success_rate", *ERROR_NAMES[:2]]
+    return table(f"{judge.episodes} noisy episodes on {robot.name}", columns, rows), figures

@@ -32,6 +32,8 @@ FORMAT, VERSION = "asap-correction", 1
 LEARNED_FILE = "learned.onnx"
 """Beside the JSON."""
 _MAX_BYTES = 10 << 20
+_USUAL_ERROR_RAD = 0.1
+"""Between target and joint of a robot that carries itself [rad]."""
 _PER_JOINT = (
     "stiffness",
     "damping",
@@ -167,6 +169,14 @@ class Correction:
                         key = {"droop": "droop_speed"}.get(name, name)
                         found.setdefault(joint, {})[key] = 1.0 / total if name == "droop" else total
         return found
+
+    def size_rad(self, robot: Robot) -> float:
+        """About how large an offset of targets it amounts to: for noise to compare it with."""
+        if self.learned is not None and self.learned.acts_on == "target":
+            return float(np.mean(self.learned.contract.bound))
+        friction = np.asarray(self.parameters.get("added_frictionloss", 0.0))
+        weaker = np.abs(np.asarray(self.parameters.get("stiffness", 1.0)) - 1.0)
+        return float(np.mean(np.abs(friction) / robot.stiffness + _USUAL_ERROR_RAD * weaker))
 
     @property
     def beyond_mjcf(self) -> list[str]:

@@ -34,7 +34,9 @@ from asap.rewards import (
 from asap.robot import Robot
 from asap.sim import CpuSimulation
 from asap.starts import StartConfig, StartSampler
+from asap.tangent import turn_rate
 from asap.tracking import Reference
+from asap.twin import make_simulation
 from asap_deploy import rotation
 from asap_deploy.contract import PolicyContract
 from asap_deploy.motion import Motion, MotionFrame
@@ -85,6 +87,8 @@ class EnvConfig:
     """What the actor's sensors add."""
     noise_scale: float = 0.25
     """Multiple of the sensor noise; 1 is the paper's."""
+    target_noise: float = 0.0
+    """Uniform noise on the PD targets, +- this, drawn every control step [rad]."""
     push_speed: float = 0.0
     """Kick of the base in a random horizontal direction [m/s]."""
     push_interval_s: float = 5.0
@@ -138,9 +142,11 @@ class TrackingEnv:
         Training on from a policy hands in its contract; by default it is one for this robot.
         """
         self.robot, self.config, self.num_envs, self.rng = robot, config, num_envs, rng
-        self.sim = CpuSimulation(
+        sim = make_simulation(
             robot, num_envs, threads=threads, max_delay_s=config.randomize.max_delay_s
         )
+        assert isinstance(sim, CpuSimulation), "training runs in MuJoCo"
+        self.sim = sim
         self.randomizer = Randomizer(self.sim, config.randomize, rng)
         self.contract = contract or make_contract(
             robot, LAYOUTS[config.layout], motion, motion_name=motion_name,
@@ -190,7 +196,7 @@ class TrackingEnv:
         last_action = self.runtime.last_action
         command = self.runtime.act(action, self.time_s)
         self._push()
-        self.sim.step(command.joint_pos_target)
+        self.sim.step(self._shaken(command.joint_pos_target))
         self.frame += 1
         state, reference = self._state(), self._reference()
         effort = Effort(
@@ -279,6 +285,13 @@ class TrackingEnv:
         fast = (np.abs(state.joint_vel) > FAST_JOINT).any(axis=-1)
         return tilted | far | fast | self.sim.failed
 
+    def _shaken(self, joint_pos_target: np.ndarray) -> np.ndarray:
+        """Targets with the noise that is configured."""
+        size = self.config.target_noise
+        if size == 0.0:
+            return joint_pos_target
+        return joint_pos_target + self.rng.uniform(-size, size, joint_pos_target.shape)
+
     def _push(self) -> None:
         """Kick some robots, as often as configured."""
         config = self.config
@@ -298,7 +311,7 @@ class TrackingEnv:
         ang_vel = np.broadcast_to(0.0, before.shape)
         if self._turns:
             self._links_quat = self._points.attitudes(body_quat)
-            ang_vel = _turn_rate(quat_before, self._links_quat, dt)
+            ang_vel = turn_rate(quat_before, self._links_quat, dt)
         return TrackingState(
             base_quat_wxyz=self.sim.base_quat_wxyz,
             base_lin_vel_w=self.sim.base_lin_vel_w,
@@ -321,7 +334,7 @@ class TrackingEnv:
         points = self._points.positions(frames.body_pos_w, frames.body_quat_wxyz)
         dt = self.robot.control_dt
         velocity = np.diff(points, axis=0, prepend=points[:1]) / dt
-        ang_vel = _turn_rate(quat[:-1], quat[1:], dt)
+        ang_vel = turn_rate(quat[:-1], quat[1:], dt)
         return TrackingState(
             base_quat_wxyz=frames.body_quat_wxyz[:, 0],
             base_lin_vel_w=frames.body_lin_vel_w[:, 0],
@@ -385,9 +398,3 @@ class TrackingEnv:
         ]
         everything = np.concatenate(columns, axis=-1, dtype=np.float32, casting="unsafe")
         return np.clip(everything, -CRITIC_LIMIT, CRITIC_LIMIT)
-
-
-def _turn_rate(before: np.ndarray, after: np.ndarray, dt: float) -> np.ndarray:
-    """Angular velocity in the world between attitudes (..., 4) that are ``dt`` apart [rad/s]."""
-    turn = rotation.multiply(after, rotation.conjugate(before))
-    return 2.0 * turn[..., 1:] * np.where(turn[..., :1] < 0.0, -1.0, 1.0) / dt

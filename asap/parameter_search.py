@@ -31,7 +31,7 @@ _NEEDED = 1.01
 _PLAIN = ("delay", "stiffness", "damping", "frictionloss")
 """What is tried alone beside everything, should everything mislead."""
 _MISLED = 1.2
-"""If the plain groups alone are no worse than all by this factor, what else helps is asked apart."""
+"""If the plain groups alone are no worse than all by this factor, groups are added one by one."""
 _ROUGH = 2
 """The first iteration looks at one window in so many."""
 

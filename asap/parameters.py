@@ -155,8 +155,7 @@ def _frictions(robot: Robot) -> list[Parameter]:
 
 
 def _dampings(robot: Robot) -> list[Parameter]:
-    """A factor of the loop's damping; where it has none, friction of the joint that grows with
-    speed."""
+    """A factor of the loop's damping; where it has none, viscous friction of the joint."""
     found = []
     for item in _factors(robot, "damping", 0.3, 0.1, 5.0):
         if robot.damping[item.columns].any():
@@ -164,8 +163,8 @@ def _dampings(robot: Robot) -> list[Parameter]:
             continue
         size = 0.05 * float(np.median(robot.stiffness[item.columns]))
         least = -float(robot.passive_damping[item.columns].min()) / size
-        found.append(Parameter(f"{item.name.removesuffix(' damping')} added_passive_damping",
-                               "added_passive_damping", item.columns, size, least, 20.0))  # fmt: skip
+        name = f"{item.name.removesuffix(' damping')} added_passive_damping"
+        found.append(Parameter(name, "added_passive_damping", item.columns, size, least, 20.0))
     return found
 
 

@@ -51,8 +51,7 @@ TEST_ROBOTS = 32
 TEST_NOISE = 0.5
 """Multiple of the original's start noise."""
 
-FAIL_DISTANCE_M = 0.5
-FAIL_TILT = 0.8
+FAIL_DISTANCE_M, FAIL_TILT = 0.5, 0.8
 """As an environment's episodes end."""
 
 _SETTLING_STEPS = 25

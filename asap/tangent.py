@@ -37,3 +37,9 @@ def state_difference(
     """Errors (..., 2 nv) of states against others, given as (qpos, qvel)."""
     step = position_difference(origin[0], qpos)
     return np.concatenate([step, qvel - origin[1]], axis=-1)
+
+
+def turn_rate(before: np.ndarray, after: np.ndarray, dt: float) -> np.ndarray:
+    """Angular velocity in the world between attitudes (..., 4) that are ``dt`` apart [rad/s]."""
+    turn = rotation.multiply(after, rotation.conjugate(before))
+    return 2.0 * turn[..., 1:] * np.where(turn[..., :1] < 0.0, -1.0, 1.0) / dt

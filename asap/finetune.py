@@ -1,0 +1,174 @@
+"""A tracker trained on inside a corrected simulator, and kept only if it is better there.
+
+    arm = Arm("corrected", correction.robot(robot))
+    result = finetune(trainer_of(arm, clip, policy, FINETUNE, run_dir))
+    result.changed, result.before.overall, result.after.overall
+
+What comes out is the best policy of all evaluations on the way, the untouched start among them,
+judged in the corrected simulator and compared once more on starts that chose nothing. The policy
+never contains the correction: a robot has its own physics.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from asap.env import EnvConfig
+from asap.evaluate import Case, EvaluateConfig, Evaluation, evaluate
+from asap.imitate import ImitateConfig
+from asap.inputs import OpenedMotion
+from asap.ppo import PpoConfig
+from asap.randomize import RandomizeConfig
+from asap.robot import Robot
+from asap.train import FINAL, POLICY, START, Report, TrainConfig, Trainer
+from asap_deploy.npz import write_atomic
+from asap_deploy.policy import Policy
+
+FINETUNE = TrainConfig(
+    steps=1_000_000,
+    num_envs=256,
+    # The correction is of this physics: training in another would add a gap of its own.
+    physics_dt=0.005,
+    integrator="implicitfast",
+    cheap_shapes=False,
+    imitate=ImitateConfig(iterations=0),
+    ppo=PpoConfig(horizon=32, log_std=-2.0, target_kl=0.01, learning_rate_bounds=(1e-6, 3e-4)),
+    evaluate_every=10,
+)
+"""Small steps from a policy that is good already."""
+
+RANDOMIZED = RandomizeConfig(
+    friction=(0.5, 1.25), link_mass=(0.9, 1.1), added_mass_kg=(-1.0, 2.0),
+    com_offset_m=(-0.02, 0.02), stiffness=(0.8, 1.2), damping=(0.8, 1.2), delay_s=(0.0, 0.02),
+)  # fmt: skip
+"""Ordinary domain randomisation: what one does without a log."""
+_FRESH = 1000
+"""Added to the seed of the last comparison: starts that chose nothing."""
+
+
+class Arm(NamedTuple):
+    """A simulator in which a policy is trained on."""
+
+    name: str
+    robot: Robot
+    env: EnvConfig | None = None
+    """Other environments than those of the config"""
+
+
+class Finetuned(NamedTuple):
+    """How it ended."""
+
+    changed: bool
+    """False where nothing was better than the start"""
+    before: Evaluation | None
+    """The start and the result, in the simulator that was trained in; None if interrupted"""
+    after: Evaluation | None
+    steps: int
+    wall_s: float
+    interrupted: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "changed": self.changed,
+            "steps": self.steps,
+            "wall_s": self.wall_s,
+            "steps_per_s": self.steps / max(self.wall_s, 1e-9),
+            "before": None if self.before is None else self.before.as_dict(),
+            "evaluation": None if self.after is None else self.after.as_dict(),
+        }
+
+
+def trainer_of(
+    arm: Arm,
+    clip: OpenedMotion,
+    policy: Policy,
+    config: TrainConfig,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    judges: Sequence[Robot] = (),
+) -> Trainer:
+    """What trains a policy on.
+
+    Args:
+        arm: Where.
+        clip: That is tracked.
+        policy: The start.
+        config: How.
+        run_dir: Folder of the run.
+        resume: Continue the run in it.
+        judges: Variants of the robot that choose; by default the robot itself.
+
+    Raises:
+        InputError: If the policy cannot be trained on, or there is nothing to resume.
+    """
+    config = config if arm.env is None else dataclasses.replace(config, env=arm.env)
+    return Trainer(arm.robot, clip, config, run_dir, resume=resume, init=policy, judges=judges)
+
+
+def finetune(
+    trainer: Trainer,
+    *,
+    watch: Callable[[Report], None] = lambda report: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Finetuned:
+    """Train on, and keep what is better.
+
+    Args:
+        trainer: Of ``trainer_of``.
+        watch: Told about every iteration.
+        stopped: Asked after every iteration.
+    """
+    result, folder, clip = trainer.run(watch, stopped), trainer.run_dir, trainer.clip
+    if result.interrupted:
+        return Finetuned(False, None, None, result.steps, result.wall_s, True)
+    config = trainer.config
+    fresh = EvaluateConfig(episodes=FINAL * config.episodes, start_noise="paper",
+                           seed=config.seed + _FRESH, threads=config.threads)  # fmt: skip
+    start, found = (folder / name for name in (START, POLICY))
+    before, after = (_judged(file, clip, trainer.judges, fresh) for file in (start, found))
+    changed = _better(before, after)
+    if not changed:
+        write_atomic(found, lambda stream: stream.write(start.read_bytes()))
+    kept = after[0] if changed else before[0]
+    return Finetuned(changed, before[0], kept, result.steps, result.wall_s, False)
+
+
+def controls(
+    robot: Robot, corrected: Robot, env: EnvConfig, *, noise_rad: float, truth: Robot | None
+) -> list[Arm]:
+    """What a gain of the correction must be compared with, at equal budget.
+
+    Args:
+        robot: The model.
+        corrected: The model as corrected.
+        env: Of the fine-tuning.
+        noise_rad: Of random noise on the targets, about the size of the correction.
+        truth: The twin that plays the real robot, where there is one.
+    """
+    arms = [
+        Arm("corrected", corrected),
+        Arm("nominal", robot),
+        Arm("noise", robot, dataclasses.replace(env, target_noise=noise_rad)),
+        Arm("randomized", robot, dataclasses.replace(env, randomize=RANDOMIZED)),
+    ]
+    return arms if truth is None else [*arms, Arm("oracle", truth)]
+
+
+def _judged(
+    file: Path, clip: OpenedMotion, robots: Sequence[Robot], config: EvaluateConfig
+) -> list[Evaluation]:
+    """A policy on every robot."""
+    case = Case(Policy.from_bytes(file.read_bytes()), clip.motion, clip.name)
+    return [evaluate([case], robot, config) for robot in robots]
+
+
+def _better(before: Sequence[Evaluation], after: Sequence[Evaluation]) -> bool:
+    """Whether a policy falls no more often, and is nearer to its clip or falls less."""
+    success = [sum(e.overall["success_rate"].value for e in one) for one in (before, after)]
+    away = [sum(e.overall["global_mpjpe_mm"].value for e in one) for one in (before, after)]
+    return success[1] > success[0] or (success[1] == success[0] and away[1] < away[0])

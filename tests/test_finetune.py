@@ -1,0 +1,124 @@
+"""Fine-tuning: in the corrected simulator, never worse there, with its controls."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asap.cli import main
+from asap.correction import Correction
+from asap.evaluate import Evaluation
+from asap.finetune import FINETUNE, Arm, _better, controls, finetune, trainer_of
+from asap.inputs import OpenedMotion, open_motion
+from asap.metrics import Interval
+from asap.robot import Robot
+from asap.train import POLICY, START, TrainConfig
+from asap_deploy.policy import Policy
+
+ROOT = Path(__file__).parents[1]
+SQUAT = ROOT / "policies" / "g1" / "squat.onnx"
+
+
+@pytest.fixture(scope="module")
+def robot() -> Robot:
+    return Robot.load("g1")
+
+
+@pytest.fixture(scope="module")
+def clip(robot: Robot) -> OpenedMotion:
+    return open_motion(Path("squat"), robot, ground=True)
+
+
+@pytest.fixture(scope="module")
+def weak(robot: Robot) -> Correction:
+    factors = tuple(0.8 if "ankle" in name else 1.0 for name in robot.joint_names)
+    bands = tuple(0.004 if "knee" in name else 0.0 for name in robot.joint_names)
+    return Correction(robot_name="g1", joint_names=robot.joint_names,
+                      parameters={"stiffness": factors, "dead_band": bands})  # fmt: skip
+
+
+def _tiny(**changes: object) -> TrainConfig:
+    ppo = dataclasses.replace(FINETUNE.ppo, horizon=4, minibatches=2, critic_warmup=1)
+    return dataclasses.replace(FINETUNE, num_envs=16, steps=256, evaluate_every=2, episodes=4,
+                               save_every=1, ppo=ppo, **changes)  # fmt: skip
+
+
+def test_what_is_trained_on_is_the_corrected_robot_with_its_own_physics(
+    robot: Robot, clip: OpenedMotion, weak: Correction, tmp_path: Path
+) -> None:
+    policy = Policy.from_bytes(SQUAT.read_bytes())
+    arm = Arm("corrected", weak.robot(robot))
+    trainer = trainer_of(arm, clip, policy, _tiny(), tmp_path / "run")
+    sim = trainer.env.sim
+    assert sim.physics_dt == robot.physics_dt and trainer.env.robot.integrator == robot.integrator
+    ankle = robot.joint_names.index("left_ankle_pitch_joint")
+    told = policy.contract.stiffness[policy.contract.joint_names.index("left_ankle_pitch_joint")]
+    assert sim.model.actuator_gainprm[ankle, 0] == pytest.approx(0.8 * told)
+    assert sim.effects.dead_band.max() == pytest.approx(0.004)  # type: ignore[attr-defined]
+    made = finetune(trainer)
+    assert made.steps == 256 and made.before is not None and made.after is not None
+    assert (tmp_path / "run" / START).exists()
+    # Gains that the robot will be told are those of the start: no correction is deployed.
+    found = Policy.from_bytes((tmp_path / "run" / POLICY).read_bytes())
+    assert found.contract.stiffness == policy.contract.stiffness
+    if not made.changed:
+        same = np.random.default_rng(0).normal(size=(5, len(policy.contract.element_names)))
+        rows = same.astype(np.float32)
+        assert np.allclose(found.act(rows), policy.act(rows), atol=1e-5)
+
+
+def _evaluation(success: float, error: float) -> Evaluation:
+    class Fixed:
+        overall = {  # noqa: RUF012
+            "success_rate": Interval(success, success, success),
+            "global_mpjpe_mm": Interval(error, error, error),
+        }
+
+    return Fixed()  # type: ignore[return-value]
+
+
+def test_a_policy_that_falls_more_is_never_better() -> None:
+    start = [_evaluation(0.9, 50.0)]
+    assert not _better(start, [_evaluation(0.89, 10.0)])
+    assert not _better(start, [_evaluation(0.9, 50.0)])
+    assert _better(start, [_evaluation(0.9, 49.0)])
+    assert _better(start, [_evaluation(0.95, 60.0)])
+
+
+def test_controls_differ_from_the_corrected_in_one_thing_each(
+    robot: Robot, weak: Correction
+) -> None:
+    truth = Robot.load("g1@worn")
+    size = weak.size_rad(robot)
+    assert 0.001 < size < 0.05
+    arms = {a.name: a for a in controls(robot, weak.robot(robot), FINETUNE.env, noise_rad=size,
+                                        truth=truth)}  # fmt: skip
+    assert list(arms) == ["corrected", "nominal", "noise", "randomized", "oracle"]
+    assert arms["nominal"].robot is robot and arms["nominal"].env is None
+    noisy = arms["noise"].env
+    assert noisy == dataclasses.replace(FINETUNE.env, target_noise=size)
+    assert arms["oracle"].robot is truth and arms["oracle"].env is None
+
+
+def test_the_command_trains_on_compares_and_resumes(
+    robot: Robot, weak: Correction, tmp_path: Path
+) -> None:
+    weak.save(tmp_path / "correction.json")
+    words = [
+        "finetune", "--policy", str(SQUAT), "--motion", "squat", "--correction",
+        str(tmp_path / "correction.json"), "--truth", "g1@worn", "--out", str(tmp_path / "ft"),
+        "--train.steps", "128", "--train.num-envs", "16", "--train.ppo.horizon", "4",
+        "--train.ppo.minibatches", "2", "--train.episodes", "4", "--quiet",
+    ]  # fmt: skip
+    assert main([*words, "--json", str(tmp_path / "a.json")]) == 0
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert set(found["on_truth"]) == {"no adaptation", "corrected"}
+    assert found["changed"] in (True, False) and found["controls"] == {}
+    assert Path(found["onnx"]).exists() and found["evaluation"]["overall"]
+    assert main([*words, "--resume", "--json", str(tmp_path / "b.json")]) == 0
+    again = json.loads((tmp_path / "b.json").read_text())
+    assert again["on_truth"] == found["on_truth"]

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from asap.evaluate import Case
-from asap.fit import FitConfig, Method, fit
+from asap.fit import fit
+from asap.fit_methods import FitConfig, Method
 from asap.inputs import open_motion
 from asap.judge import CORRECTED, GLOBAL_ERROR, NOMINAL
 from asap.published import EXPECTED, case_of_published

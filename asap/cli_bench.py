@@ -13,7 +13,7 @@ from asap.bench_gap import twin_gaps
 from asap.bench_integrators import integrator_study
 from asap.bench_train import bench_train
 from asap.cli_common import CHECK_FAILED, DONE, Common, Outcome, Progress, show, table
-from asap.fit import Method
+from asap.fit_methods import Method
 from asap.inputs import open_motion
 from asap.judge import GLOBAL_ERROR
 from asap.published import ROBOT, Comparison, compare_published

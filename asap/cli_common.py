@@ -6,7 +6,11 @@ A command is a frozen dataclass of options with a ``run`` method. It returns an 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +22,9 @@ from asap.metrics import Interval
 
 DONE, CHECK_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses."""
+
+_AGAIN_S = 1.0
+"""A Ctrl-C so long after another is a second one [s]."""
 
 Progress = Callable[[float], None]
 
@@ -71,3 +78,31 @@ def show(figure: Interval, digits: int = 1) -> str:
     if figure.low != figure.low or figure.low == figure.high:
         return text
     return f"{text} [{figure.low:.{digits}f}, {figure.high:.{digits}f}]"
+
+
+@contextmanager
+def stop_requests(asked_first: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C, SIGTERM and a closed terminal ask to stop; the iteration is finished and saved first.
+
+    A second Ctrl-C does not want to wait: the run stops at once, at its last checkpoint.
+    """
+    asked: list[float] = []
+    names = [signal.SIGINT, signal.SIGTERM]
+    # Under nohup a closed terminal is no reason to stop.
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        names.append(signal.SIGHUP)
+
+    def ask(number: int, frame: object) -> None:
+        now = time.monotonic()
+        # Wrappers pass on the Ctrl-C that the terminal already sent: that is one request.
+        if asked and number == signal.SIGINT and now - asked[0] > _AGAIN_S:
+            raise KeyboardInterrupt
+        asked.append(now)
+        asked_first()
+
+    before = {name: signal.signal(name, ask) for name in names}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

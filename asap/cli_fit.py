@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,19 @@ import mujoco
 from rich.console import RenderableType
 
 from asap import results
-from asap.cli_common import CHECK_FAILED, DONE, Common, Outcome, Progress, show, table
+from asap.cli_common import (
+    CHECK_FAILED,
+    DONE,
+    Common,
+    Outcome,
+    Progress,
+    show,
+    stop_requests,
+    table,
+)  # fmt: skip
 from asap.correction import Correction
-from asap.fit import FitConfig, Fitted, Method, checked, fit
+from asap.fit import Fitted, checked, fit
+from asap.fit_methods import FitConfig, Method
 from asap.inputs import MOTIONS_FOLDER, open_motion
 from asap.log_import import open_log
 from asap.next_motion import advise
@@ -31,8 +42,9 @@ class Fit(Common):
 
     identify: delay first, then gains, friction, inertia, contacts, encoder bias and what motors do
     beside a PD law. delta: an offset of the PD targets. stacked: one, then the other for what is
-    left. Exit status 1 where no correction is better than the model on data that was not fitted:
-    then the correction is empty.
+    left. delta-ppo: the offset as the paper learns it (Ctrl-C ends it with the best so far);
+    delta-dynamics and grid: the paper's baselines. Exit status 1 where no correction is better than
+    the model on data that was not fitted: then the correction is empty.
     """
 
     logs: tuple[Path, ...]
@@ -63,7 +75,9 @@ class Fit(Common):
         )
         delta = dataclasses.replace(self.fit.delta, joints=self.joints or self.fit.delta.joints)
         config = dataclasses.replace(self.fit, seed=self.seed, method=self.method, delta=delta)
-        fitted = fit(logs, robot, config, heldout=heldout, progress=progress)
+        by_trial = self.method == "delta-ppo"
+        with stop_requests(lambda: None) if by_trial else nullcontext(lambda: False) as stopped:
+            fitted = fit(logs, robot, config, heldout=heldout, progress=progress, stopped=stopped)
         inputs = [*self.logs, *self.heldout]
         correction = dataclasses.replace(
             fitted.correction,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from asap.cli_common import INTERRUPTED, Common, Outcome, Progress, show, table
+from asap.cli_common import INTERRUPTED, Common, Outcome, Progress, show, stop_requests, table
 from asap.cli_progress import TrainingProgress, plan_of
 from asap.correction import Correction
 from asap.evaluate import Case, EvaluateConfig, evaluate
@@ -24,9 +21,6 @@ from asap.train import CHECKPOINT, FINAL, POLICY, TrainConfig, Trainer
 from asap_deploy.policy import Policy
 
 Config = TypeVar("Config")
-_AGAIN_S = 1.0
-"""A Ctrl-C so long after another is a second one [s]."""
-
 PRESETS: dict[str, Callable[[], TrainConfig]] = {"cpu": TrainConfig, "paper": TrainConfig.paper}
 
 
@@ -76,7 +70,7 @@ class Pretrain(Common):
         trainer = Trainer(robot, clip, config, run_dir, resume=self.resume, init=init)
         with (
             TrainingProgress(plan_of(trainer), quiet=self.quiet) as shown,
-            _stop_requests(shown.stopping) as stopped,
+            stop_requests(shown.stopping) as stopped,
         ):
             result = trainer.run(lambda report: shown.update(report.steps, report.facts), stopped)
         facts: dict[str, Any] = {
@@ -110,34 +104,6 @@ def overlaid(preset: Config, given: Config, default: Config) -> Config:
             else (own if new == usual else new)
         )
     return dataclasses.replace(preset, **changes)  # type: ignore[type-var]
-
-
-@contextmanager
-def _stop_requests(asked_first: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C, SIGTERM and a closed terminal ask to stop; the iteration is finished and saved first.
-
-    A second Ctrl-C does not want to wait: the run stops at once, at its last checkpoint.
-    """
-    asked: list[float] = []
-    names = [signal.SIGINT, signal.SIGTERM]
-    # Under nohup a closed terminal is no reason to stop.
-    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        names.append(signal.SIGHUP)
-
-    def ask(number: int, frame: object) -> None:
-        now = time.monotonic()
-        # Wrappers pass on the Ctrl-C that the terminal already sent: that is one request.
-        if asked and number == signal.SIGINT and now - asked[0] > _AGAIN_S:
-            raise KeyboardInterrupt
-        asked.append(now)
-        asked_first()
-
-    before = {name: signal.signal(name, ask) for name in names}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +161,7 @@ class Finetune(Common):
             trainer = trainer_of(arm, clip, start, config, folder, resume=again)
             with (
                 TrainingProgress(plan_of(trainer), quiet=self.quiet) as shown,
-                _stop_requests(shown.stopping) as stopped,
+                stop_requests(shown.stopping) as stopped,
             ):
                 made = finetune(
                     trainer,

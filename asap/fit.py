@@ -9,30 +9,24 @@ correction is worth. Runs are split by run; a log with few runs is cut in time.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from asap.bands import Band, calibrate
 from asap.correction import Correction
-from asap.delta_fit import DeltaConfig, DeltaFitted, fit_delta
+from asap.fit_methods import Candidate, FitConfig, nothing, propose
 from asap.judge import CORRECTED, NOMINAL, Judge, verdict
 from asap.log_split import Parts, split
 from asap.misfit import suspects
-from asap.parameter_search import Identified, IdentifyConfig, search
+from asap.parameter_search import Identified
 from asap.replay import Replay, ReplayConfig, replay
 from asap.robot import Robot
 from asap_deploy.errors import InputError
 from asap_deploy.log import Log
 
-Method = Literal["stacked", "identify", "delta"]
-METHODS: tuple[str, ...] = get_args(Method)
-
-_NOTICED = 0.97
-"""A correction must leave less than this of the error of the model, or it is none."""
 _CURVE_S = (5.0, 10.0, 20.0)
 _STILL_S, _STILL_SPEED = 5.0, 0.05
 """Logs shorter than this [s], or in which no joint is faster [rad/s], tell nothing."""
@@ -40,33 +34,6 @@ _CO_CONTROLLER = 0.3
 """An offset larger than this part of what the policy does is an alarm."""
 
 Progress = Callable[[float], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """How a correction is fitted."""
-
-    method: Method = "stacked"
-    """identify: physical parameters. delta: an offset of targets. stacked: one, then the other."""
-    identify: IdentifyConfig = field(default_factory=IdentifyConfig)
-    """Of physical parameters."""
-    delta: DeltaConfig = field(default_factory=DeltaConfig)
-    """Of the offset of targets."""
-    horizons_s: tuple[float, ...] = ReplayConfig().horizons_s
-    """At which the correction is judged [s]; the longer ones also choose."""
-    seed: int = 0
-    """Of the resampling behind intervals."""
-    threads: int = 0
-    """Of the simulator; 0: all cores."""
-
-
-class Candidate(NamedTuple):
-    """What a method proposes."""
-
-    correction: Correction
-    identified: Identified | None
-    abstained: list[str]
-    """Joints that get no offset"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +72,7 @@ def fit(
     *,
     heldout: Sequence[Log] = (),
     progress: Progress = lambda fraction: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Fitted:
     """Fit, choose, judge.
 
@@ -114,6 +82,7 @@ def fit(
         config: How.
         heldout: Logs that judge; by default the last part of ``logs``.
         progress: Told the finished fraction.
+        stopped: Asked by methods that learn by trial; true ends them with the best so far.
 
     Raises:
         InputError: If the logs cannot be replayed, are too short or hardly move.
@@ -124,7 +93,7 @@ def fit(
         parts = parts._replace(test=list(heldout))
     late = config.horizons_s[1:] or config.horizons_s
     judge = Judge(parts.validation, robot, horizons_s=late, threads=config.threads)
-    found = _proposed(parts, robot, config, judge, lambda part: progress(0.9 * part))
+    found = propose(parts, robot, config, judge, lambda part: progress(0.9 * part), stopped)
     judged = {NOMINAL: robot}
     if not found.correction.empty:
         judged[CORRECTED] = found.correction.robot(robot)
@@ -138,41 +107,6 @@ def fit(
     if not accepted:
         return _told(found, robot, replays, words, judge, parts)
     return _told(found, robot, replays, words, judge, parts, accepted=True)
-
-
-def _proposed(
-    parts: Parts, robot: Robot, config: FitConfig, judge: Judge, progress: Progress
-) -> Candidate:
-    """What the method finds; empty where the validation part does not need it."""
-    identified, correction = None, nothing(robot)
-    stacked = config.method == "stacked"
-    if config.method in ("stacked", "identify"):
-        whole = 0.7 if stacked else 1.0
-        identified = search(parts.train, robot, config.identify, judge, threads=config.threads,
-                            progress=lambda part: progress(whole * part))  # fmt: skip
-        if identified.share < _NOTICED:
-            correction = identified.correction
-    if config.method == "identify":
-        return Candidate(correction, identified, [])
-    base = robot if correction.empty else correction.robot(robot)
-    rest = Judge(parts.validation, base, horizons_s=judge.config.horizons_s,
-                 threads=config.threads)  # fmt: skip
-    done = 0.7 if stacked else 0.0
-    delta = fit_delta(parts.train, base, config.delta, rest, threads=config.threads,
-                      progress=lambda part: progress(done + (1.0 - done) * part))  # fmt: skip
-    return Candidate(_with_offset(correction, delta), identified, _without_offset(delta, robot))
-
-
-def _with_offset(correction: Correction, delta: DeltaFitted) -> Correction:
-    if delta.learned is None or delta.share >= _NOTICED:
-        return correction
-    return dataclasses.replace(correction, learned=delta.learned)
-
-
-def _without_offset(delta: DeltaFitted, robot: Robot) -> list[str]:
-    if delta.learned is None or delta.share >= _NOTICED:
-        return list(robot.joint_names)
-    return delta.abstained
 
 
 def _told(
@@ -202,12 +136,6 @@ def _told(
         alarms=[*_on_bounds(identified), *_alarms(found.correction, parts.train)],
         identified=identified,
     )
-
-
-def nothing(robot: Robot) -> Correction:
-    """No correction."""
-    name = robot.name.partition("@")[0]
-    return Correction(robot_name=name, joint_names=robot.joint_names, parameters={})
 
 
 def checked(robot: Robot) -> Robot:

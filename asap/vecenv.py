@@ -7,22 +7,50 @@ model = TrackerPPO(AsymmetricPolicy, env, ...)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from asap.env import Observation, TrackingEnv
+from asap.env import Observation, Transition
 
 ACTION_BOUND = 10.0
 """Of the action space; stable-baselines3 clips to it. In units of the action scale."""
 
 
+class Acts(Protocol):
+    """What says which joints are acted on."""
+
+    @property
+    def action_joint_names(self) -> tuple[str, ...]:
+        """One for each number of an action."""
+        ...
+
+
+class Environments(Protocol):
+    """N environments that step together: ``TrackingEnv``, or others that are learned alike."""
+
+    num_envs: int
+
+    @property
+    def contract(self) -> Acts:
+        """What an action means."""
+        ...
+
+    def reset(self) -> Observation:
+        """Start all anew."""
+        ...
+
+    def step(self, action: np.ndarray) -> Transition:
+        """One control step of all, under actions (N, A)."""
+        ...
+
+
 class TrackingVecEnv(VecEnv):
     """A thin face: spaces, ``reset`` and ``step``. ``TrackerPPO`` steps ``tracking`` itself."""
 
-    def __init__(self, tracking: TrackingEnv) -> None:
+    def __init__(self, tracking: Environments) -> None:
         """Read the widths off a first observation."""
         self.tracking = tracking
         self.last = tracking.reset()

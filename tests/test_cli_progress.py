@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 from asap.cli import main
+from asap.cli_common import stop_requests
 from asap.cli_progress import LINE_EVERY_S, Plan, TrainingProgress, digits, spoken
-from asap.cli_train import _stop_requests
 
 PLAN = Plan(run_dir=Path("runs/x"), begun=0, steps=4_000_000, iteration_steps=8192,
             evaluate_every=50, evaluation_steps=12_800, final_steps=64_000, cores=2)  # fmt: skip
@@ -199,7 +199,7 @@ def test_the_first_request_saves_and_a_second_ctrl_c_does_not_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before, told = signal.getsignal(signal.SIGINT), []
-    with _stop_requests(lambda: told.append(True)) as stopped:
+    with stop_requests(lambda: told.append(True)) as stopped:
         assert not stopped()
         for name in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.raise_signal(name)  # a wrapper may pass on what the terminal already sent
@@ -216,7 +216,7 @@ def test_the_first_request_saves_and_a_second_ctrl_c_does_not_wait(
 def test_under_nohup_a_closed_terminal_is_no_reason_to_stop() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with _stop_requests(lambda: None) as stopped:
+        with stop_requests(lambda: None) as stopped:
             signal.raise_signal(signal.SIGHUP)
             assert not stopped()
     finally:

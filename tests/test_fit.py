@@ -12,7 +12,8 @@ import pytest
 from asap.cli import main
 from asap.correction import Correction
 from asap.evaluate import Case
-from asap.fit import FitConfig, fit
+from asap.fit import fit
+from asap.fit_methods import FitConfig
 from asap.identify import LinearFit, Shooting
 from asap.inputs import open_motion
 from asap.log_split import split

@@ -14,7 +14,8 @@ from asap.bands import calibrate
 from asap.correction import LEARNED_FILE, Correction
 from asap.delta_fit import FEATURES, DeltaConfig, DeltaShooting, DeltaWeights, as_learned
 from asap.evaluate import Case
-from asap.fit import FitConfig, fit
+from asap.fit import fit
+from asap.fit_methods import FitConfig
 from asap.identify import LinearFit
 from asap.inputs import open_motion
 from asap.learned import Learned
@@ -177,8 +178,10 @@ def _replayed(errors: np.ndarray, moves: np.ndarray, runs: np.ndarray) -> Replay
 
     count = len(errors)
     arms = {"corrected": arm("corrected", errors), "hold_last": arm("hold_last", moves)}
-    return Replay(arms=arms, windows=count, episodes=1, rate_hz=50.0, joint_names=("a",),
-                  base_known=False, start_row=np.arange(count), stretch=runs, time_s=np.array([0.5]))  # fmt: skip
+    return Replay(
+        arms=arms, windows=count, episodes=1, rate_hz=50.0, joint_names=("a",), base_known=False,
+        start_row=np.arange(count), stretch=runs, time_s=np.array([0.5]),
+    )  # fmt: skip
 
 
 def test_bands_hold_nine_of_ten_windows_of_other_runs() -> None:

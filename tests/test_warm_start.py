@@ -486,7 +486,7 @@ def test_a_run_killed_while_the_critic_learns_alone_continues_to_the_bit(
 
 
 def test_the_command_starts_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli_train, "_stop_requests", lambda *asked: nullcontext(lambda: True))
+    monkeypatch.setattr(cli_train, "stop_requests", lambda *asked: nullcontext(lambda: True))
     target, run = tmp_path / "result.json", tmp_path / "run"
     arguments = ["pretrain", "--motion", "wave", "--init", str(SHIPPED / "wave.onnx"), "--quiet",
                  "--out", str(run), "--json", str(target)]  # fmt: skip

@@ -1,0 +1,145 @@
+"""The methods of ``asap fit``: what each proposes, before anybody judges it.
+
+    candidate = propose(parts, robot, FitConfig(method="stacked"), judge)
+    candidate.correction                             # empty where validation does not need one
+
+identify and delta are ours and fast; delta-ppo, delta-dynamics and grid are the paper's method and
+its two baselines, to compare with. stacked identifies first, and learns an offset for what is left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from asap.correction import Correction
+from asap.delta_fit import DeltaConfig, DeltaFitted, fit_delta
+from asap.delta_ppo import DeltaPpoConfig, fit_delta_ppo
+from asap.dynamics_residual import DynamicsConfig, fit_dynamics
+from asap.grid import GridConfig, fit_grid
+from asap.judge import Judge
+from asap.log_split import Parts
+from asap.parameter_search import Identified, IdentifyConfig, search
+from asap.replay import ReplayConfig
+from asap.robot import Robot
+
+Method = Literal["stacked", "identify", "delta", "delta-ppo", "delta-dynamics", "grid"]
+
+_NOTICED = 0.97
+"""A correction must leave less than this of the error of the model, or it is none."""
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How a correction is fitted."""
+
+    method: Method = "stacked"
+    """Which."""
+    identify: IdentifyConfig = field(default_factory=IdentifyConfig)
+    """Of physical parameters."""
+    delta: DeltaConfig = field(default_factory=DeltaConfig)
+    """Of the offset of targets, as a linear law."""
+    ppo: DeltaPpoConfig = field(default_factory=DeltaPpoConfig)
+    """Of the offset of targets, learned by trial."""
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    """Of the residual of states."""
+    grid: GridConfig = field(default_factory=GridConfig)
+    """Of the paper's grid."""
+    horizons_s: tuple[float, ...] = ReplayConfig().horizons_s
+    """At which the correction is judged [s]; the longer ones also choose."""
+    seed: int = 0
+    """Of networks, and of the resampling behind intervals."""
+    threads: int = 0
+    """Of the simulator; 0: all cores."""
+
+
+class Candidate(NamedTuple):
+    """What a method proposes."""
+
+    correction: Correction
+    identified: Identified | None
+    abstained: list[str]
+    """Joints that get no offset"""
+
+
+def nothing(robot: Robot) -> Correction:
+    """No correction."""
+    name = robot.name.partition("@")[0]
+    return Correction(robot_name=name, joint_names=robot.joint_names, parameters={})
+
+
+def propose(
+    parts: Parts,
+    robot: Robot,
+    config: FitConfig,
+    judge: Judge,
+    progress: Progress = lambda fraction: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Candidate:
+    """What the method finds; empty where the validation part does not need it.
+
+    Args:
+        parts: Of the log; the test part is not looked at.
+        robot: The model.
+        config: Which method, and how.
+        judge: The validation part.
+        progress: Told the finished fraction.
+        stopped: Asked by methods that learn by trial; true ends them with the best so far.
+    """
+    if config.method == "identify":
+        return _identified(parts, robot, config, judge, progress)
+    if config.method == "stacked":
+        return _stacked(parts, robot, config, judge, progress)
+    if config.method == "grid":
+        grid = fit_grid(parts.train, robot, config.grid, judge, threads=config.threads,
+                        progress=progress)  # fmt: skip
+        helps = grid.share < _NOTICED
+        return Candidate(grid.correction if helps else nothing(robot), None, [])
+    if config.method == "delta-dynamics":
+        learned = fit_dynamics(parts.train, robot, config.dynamics, judge, seed=config.seed,
+                               threads=config.threads, progress=progress)  # fmt: skip
+        return Candidate(dataclasses.replace(nothing(robot), learned=learned), None, [])
+    if config.method == "delta":
+        delta = fit_delta(parts.train, robot, config.delta, judge, threads=config.threads,
+                          progress=progress)  # fmt: skip
+    else:
+        by_trial = dataclasses.replace(config.ppo, joints=config.delta.joints or config.ppo.joints)
+        delta = fit_delta_ppo(
+            parts.train, robot, by_trial, judge, seed=config.seed, threads=config.threads,
+            progress=progress, stopped=stopped,
+        )  # fmt: skip
+    return _with_offset(Candidate(nothing(robot), None, []), delta, robot)
+
+
+def _identified(
+    parts: Parts, robot: Robot, config: FitConfig, judge: Judge, progress: Progress
+) -> Candidate:
+    found = search(parts.train, robot, config.identify, judge, threads=config.threads,
+                   progress=progress)  # fmt: skip
+    correction = found.correction if found.share < _NOTICED else nothing(robot)
+    return Candidate(correction, found, [])
+
+
+def _stacked(
+    parts: Parts, robot: Robot, config: FitConfig, judge: Judge, progress: Progress
+) -> Candidate:
+    """Physics first; a residual must not learn what one number explains."""
+    first = _identified(parts, robot, config, judge, lambda part: progress(0.7 * part))
+    base = robot if first.correction.empty else first.correction.robot(robot)
+    rest = Judge(parts.validation, base, horizons_s=judge.config.horizons_s,
+                 threads=config.threads)  # fmt: skip
+    delta = fit_delta(parts.train, base, config.delta, rest, threads=config.threads,
+                      progress=lambda part: progress(0.7 + 0.3 * part))  # fmt: skip
+    return _with_offset(first, delta, robot)
+
+
+def _with_offset(candidate: Candidate, delta: DeltaFitted, robot: Robot) -> Candidate:
+    """An offset on top, if other runs notice it."""
+    if delta.learned is None or delta.share >= _NOTICED:
+        return candidate._replace(abstained=list(robot.joint_names))
+    correction = dataclasses.replace(candidate.correction, learned=delta.learned)
+    return candidate._replace(correction=correction, abstained=delta.abstained)

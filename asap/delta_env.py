@@ -138,14 +138,9 @@ class Normal(NamedTuple):
 
 
 def logged_inputs(windows: Windows) -> np.ndarray:
-    """(T, D) inputs of a network in every row of the logs."""
-    robot = windows.stretches[0].track.robot
-    quat = np.tile([1.0, 0.0, 0.0, 0.0], (len(windows.qpos), 1))
-    turn = np.zeros((len(windows.qpos), 3))
-    if robot.has_free_base:
-        quat, turn = windows.qpos[:, 3:7], windows.qvel[:, 3:6]
-    speed = windows.qvel[:, robot.qvel_ids]
-    measured = Measurement(windows.joint_pos, speed, quat, turn)
+    """(T, D) inputs of a network in every row of the logs of a robot with a free base."""
+    qpos, qvel, robot = windows.qpos, windows.qvel, windows.stretches[0].track.robot
+    measured = Measurement(windows.joint_pos, qvel[:, robot.qvel_ids], qpos[:, 3:7], qvel[:, 3:6])
     return learning.inputs(measured, windows.target).astype(float)
 
 
@@ -192,10 +187,8 @@ class DeltaEnv:
         self.base_known = all(s.track.base_known for s in stretches)
         self.normal = Normal.of(logged_inputs(self.windows))
         self._points = TrackedPoints(robot)
-        self._sets, self._limits = (
-            point_sets(robot, self._points),
-            soft_limits(robot, config.soft_limit),
-        )
+        self._sets = point_sets(robot, self._points)
+        self._limits = soft_limits(robot, config.soft_limit)
         self.reference = self._reference_table()
         """The logs as the reward sees them, row by row."""
         self.scale = config.scale or _USUAL_SCALE

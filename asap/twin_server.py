@@ -41,7 +41,7 @@ from asap_deploy.twin_wire import (
 _SUBSCRIBED_S = 1.5
 _HEARD_S = 1.0
 _INFO_EVERY_S = 0.2
-_CATCH_UP_S = 0.05
+CATCH_UP_S = 0.05
 """A machine that lags by more loses the time: the robot's clock then falls behind."""
 _FOREIGN = 0xF0F0F0F0
 
@@ -87,7 +87,7 @@ class TwinServer:
             now_s = time.monotonic()
             slow = self.faults.size("slow", now_s)
             due_s += STATE_DT / (slow or 1.0)
-            if now_s - due_s > _CATCH_UP_S:
+            if now_s - due_s > CATCH_UP_S:
                 self.late += 1
                 due_s = now_s
             while (left := due_s - time.monotonic()) > 0.0:
@@ -102,8 +102,7 @@ class TwinServer:
 
     def save_truth(self, path: Path) -> None:
         """Where the robot truly was at every tick, for tests."""
-        rows = np.array(self.robot.truth)
-        save_npz(path, {"tick": rows[:, 0].astype(np.int64), "qpos": rows[:, 1:]})
+        save_truth(path, self.robot.truth)
 
     def _receive(self) -> None:
         while True:
@@ -191,3 +190,9 @@ class TwinServer:
     def _post(self, data: bytes, to: tuple[str, int]) -> None:
         with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
             self._socket.sendto(data, to)
+
+
+def save_truth(path: Path, truth: Sequence[np.ndarray]) -> None:
+    """Write what a strict robot remembered."""
+    rows = np.array(truth)
+    save_npz(path, {"tick": rows[:, 0].astype(np.int64), "qpos": rows[:, 1:]})

@@ -15,7 +15,7 @@ from virtual_robot import JOINTS, state
 
 from asap.log_import import open_log
 from asap.log_recording import recording_draft
-from asap_deploy import recorder, recording
+from asap_deploy import mcap_file, recorder, recording
 from asap_deploy.errors import InputError
 from asap_deploy.frames import CDR_HEADER, Frames, action_dtype, ros_definition
 from asap_deploy.handover import ACTION, COMMAND, EVENT, STATE, Handover, event_bytes
@@ -118,6 +118,28 @@ def test_the_library_of_mcap_reads_our_files_and_decodes_our_messages(tmp_path):
     assert states[9].mode_machine == 5 and states[9].remote_connected == 1
     np.testing.assert_array_equal(commands[100].joint_pos_target, np.float32([0.1] * JOINTS))
     assert commands[-1].damped == 0 and commands[0].damped == 1
+
+
+def test_a_long_recordings_index_waits_on_disk_and_comes_out_the_same(tmp_path, monkeypatch):
+    files = []
+    for name, entries in (("memory", 10_000), ("spooled", 7)):
+        monkeypatch.setattr(mcap_file, "INDEX_ENTRIES", entries)
+        with open(tmp_path / name, "wb", buffering=0) as stream:
+            writer = mcap_file.McapWriter(stream, {"robot": "g1"})
+            channel = writer.channel("/event", "Event", "jsonschema", "{}", "json")
+            for k in range(100):
+                writer.message(channel, 10 * k, b"{}")
+                writer.flush()
+                assert len(writer._chunks) < entries  # an hour would have 300,000
+            writer.finish()
+        files.append((tmp_path / name).read_bytes())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["memory", "spooled"]
+    assert files[0] == files[1]
+    reader = pytest.importorskip("mcap.reader")
+    with open(tmp_path / "spooled", "rb") as stream:
+        found = reader.make_reader(stream)
+        assert len(found.get_summary().chunk_indexes) == 100
+        assert [m.log_time for _, _, m in found.iter_messages()] == [10 * k for k in range(100)]
 
 
 def test_our_bytes_are_cdr_by_their_own_definition():

@@ -92,11 +92,11 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument(
             "--self-test-s", type=float, default=2.0, help="of the timing test, and to listen [s]"
         )
-        one.add_argument("--script", help="orders instead of a terminal, for tests; twin only")
+        one.add_argument("--script", help="orders instead of a terminal, for tests; simulated only")
         one.add_argument("--core", type=int, help="CPU to stay on")
     check.add_argument("--ladder", action="store_true",
                        help="then: read only, damping, 20 %% gains, full; asks first")  # fmt: skip
-    check.add_argument("--answers", help="answers to the ladder, for tests; twin only: y,y,n")
+    check.add_argument("--answers", help="answers to the ladder, for tests; simulated only: y,y,n")
     run.add_argument("--gains", type=float, default=1.0, help="part of the policy's gains, 0 to 1")
     run.add_argument("--seconds", type=float, help="end after this time [s]")
     record = commands.add_parser("record", help="write down what a robot says; read only")
@@ -208,11 +208,17 @@ def _spec(options: argparse.Namespace, read_only: bool = False) -> LinkSpec:
     return LinkSpec(options.link, address, real=options.real, read_only=read_only)
 
 
+def _simulated(options: argparse.Namespace) -> bool:
+    """Whether no robot can be meant: a twin, or DDS that does not leave this machine."""
+    interface = options.address.partition(":")[0]
+    return options.link == "twin" or (interface == "lo" and not options.real)
+
+
 def _operators(options: argparse.Namespace) -> List[Keys]:
     """Who may arm: a person at a terminal and the remote, or, on a twin, a script."""
     if options.script is None:
         return [TerminalKeys(), RemoteKeys()]
-    if options.link != "twin":
+    if not _simulated(options):
         raise InputError("--script drives simulated robots only: a real one needs a person")
     return [ScriptedKeys(options.script)]
 
@@ -220,7 +226,7 @@ def _operators(options: argparse.Namespace) -> List[Keys]:
 def _asker(options: argparse.Namespace) -> Callable[[str], str]:
     """Who answers the ladder's questions."""
     if options.answers is not None:
-        if options.link != "twin":
+        if not _simulated(options):
             raise InputError("--answers is for simulated robots only: a real one needs a person")
         left = options.answers.split(",")
         return lambda question: left.pop(0) if left else "n"

@@ -10,6 +10,7 @@ of ROS 2: a recording opens in its tools. Measurements are float32, as robots se
 
 from __future__ import annotations
 
+import struct
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
@@ -20,6 +21,9 @@ CDR_HEADER = b"\x00\x01\x00\x00"
 """Little-endian CDR."""
 
 _ROS = {"f8": "float64", "f4": "float32", "u4": "uint32", "u1": "uint8"}
+_HEAD, _TAIL = struct.Struct("<dI"), struct.Struct("<IBBB")
+"""Of a state: what stands before the first float and after the last."""
+
 Fields = List[Tuple[str, str, int]]
 
 
@@ -34,11 +38,21 @@ class Frames:
 
     def pack_state(self, state: RobotState) -> bytes:
         """A state as bytes."""
-        row = np.zeros((), self.state)
+        # Five hundred times a second: the floats are joined once, not set field by field.
         with np.errstate(over="ignore"):
-            for name, value in state._asdict().items():
-                row[name] = np.ravel(value) if np.ndim(value) else value
-        return row.tobytes()
+            floats = np.concatenate([
+                state.joint_pos, state.joint_vel, state.torque_est, state.imu_quat_wxyz,
+                state.imu_ang_vel_b, state.imu_lin_acc_b, np.ravel(state.motor_temperature),
+            ]).astype("<f4")  # fmt: skip
+            tail = np.concatenate([[state.battery_percent], state.remote_sticks]).astype("<f4")
+        data = b"".join((
+            _HEAD.pack(state.arrival_s, state.tick), floats.tobytes(),
+            np.asarray(state.motor_fault).astype("<u4").tobytes(), tail.tobytes(),
+            _TAIL.pack(state.remote_keys, state.mode_machine, state.remote_connected,
+                       state.checksum_ok),
+        ))  # fmt: skip
+        assert len(data) == self.state.itemsize, f"a state of {self.joints} joints"
+        return data
 
     def unpack_state(self, data: bytes) -> RobotState:
         """A state from bytes of the right length."""

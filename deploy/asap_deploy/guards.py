@@ -117,11 +117,12 @@ class StateWatch:
 def _state_finite(seen: Seen) -> Optional[str]:
     state = seen.state
     arrays = [getattr(state, name).ravel() for name in _SENSED]
-    if not (np.abs(np.concatenate(arrays)) < SENSED_LIMIT).all():  # False for NaN as well
+    worst = float(np.abs(np.concatenate(arrays)).max())
+    if not worst < SENSED_LIMIT:  # true for NaN as well
         odd = next(name for name, array in zip(_SENSED, arrays)
                    if not (np.abs(array) < SENSED_LIMIT).all())  # fmt: skip
         return f"{odd} holds a number that no sensor gives"
-    if abs(float(np.linalg.norm(state.imu_quat_wxyz)) - 1.0) > QUAT_TOLERANCE:
+    if abs(math.sqrt(float(state.imu_quat_wxyz @ state.imu_quat_wxyz)) - 1.0) > QUAT_TOLERANCE:
         return "the IMU's attitude is not of unit length"
     return None
 
@@ -155,14 +156,16 @@ def _publishers(seen: Seen) -> Optional[str]:
 
 
 def _motor_fault(seen: Seen) -> Optional[str]:
-    odd = np.flatnonzero(seen.state.motor_fault)
-    if not len(odd):
+    if not seen.state.motor_fault.any():
         return None
+    odd = np.flatnonzero(seen.state.motor_fault)
     return f"{seen.limits.joint_names[odd[0]]} reports fault {int(seen.state.motor_fault[odd[0]])}"
 
 
 def _temperature(seen: Seen) -> Optional[str]:
     limits, hot = seen.limits, seen.state.motor_temperature
+    if not hot.size or float(hot.max()) <= min(limits.casing_limit, limits.winding_limit):
+        return None
     over = (hot > np.array([limits.casing_limit, limits.winding_limit])).any(axis=1)
     if not over.any():
         return None
@@ -186,7 +189,7 @@ def _tilt(seen: Seen) -> Optional[str]:
 
 def _joint_speed(seen: Seen) -> Optional[str]:
     over = np.abs(seen.state.joint_vel) - seen.limits.speed_limit
-    joint = int(np.argmax(over))
+    joint = int(over.argmax())
     if over[joint] <= 0.0:
         return None
     return f"{seen.limits.joint_names[joint]} turns at {seen.state.joint_vel[joint]:.1f} rad/s"
@@ -195,7 +198,7 @@ def _joint_speed(seen: Seen) -> Optional[str]:
 def _joint_range(seen: Seen) -> Optional[str]:
     limits, pos = seen.limits, seen.state.joint_pos
     over = np.maximum(limits.joint_pos_lower - pos, pos - limits.joint_pos_upper)
-    joint = int(np.argmax(over))
+    joint = int(over.argmax())
     if over[joint] <= limits.range_margin:
         return None
     return f"{limits.joint_names[joint]} is {over[joint]:.2f} rad outside its limits"

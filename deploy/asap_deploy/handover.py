@@ -11,7 +11,7 @@ is recorded, the last ten seconds at least, so that a fault can be dumped even i
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -81,6 +81,7 @@ class Handover:
         """Lay mailboxes and rings into the memory."""
         self.memory, self.joints, self.frames = memory, joints, Frames(joints)
         self._post_type = _post_dtype(joints)
+        self._post_read: Optional[Tuple[int, Post]] = None
         self._start = 0
         self._posts = self._mailbox(self._post_type.itemsize)
         self._states = self._mailbox(self.frames.state.itemsize)
@@ -127,8 +128,10 @@ class Handover:
         found = self._posts.latest()
         if found is None:
             return None
-        row = np.frombuffer(found[1], self._post_type, count=1)[0]
-        return found[0], Post(*(row[name] for name in Post._fields))
+        if self._post_read is None or self._post_read[0] != found[0]:
+            row = np.frombuffer(found[1], self._post_type, count=1)[0]
+            self._post_read = found[0], Post(*(row[name] for name in Post._fields))
+        return self._post_read
 
     def post_state(self, packed: bytes) -> None:
         """For the supervisor: the newest state that is believed."""

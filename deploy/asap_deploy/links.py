@@ -20,5 +20,7 @@ def open_link(spec: LinkSpec) -> Link:
 
         return TwinLink(spec)
     if spec.kind == "unitree":
-        raise InputError("link 'unitree' is not built yet; use --link twin and `asap twin`")
+        from asap_deploy.link_unitree import UnitreeLink
+
+        return UnitreeLink(spec)
     raise InputError(f"there is no link '{spec.kind}' (valid: {', '.join(LINK_KINDS)})")

@@ -12,15 +12,21 @@ killed loses the chunk that it was filling, and nothing else. Compression is not
 
 from __future__ import annotations
 
+import os
+import shutil
 import struct
+import tempfile
 import zlib
-from typing import Any, BinaryIO, Dict, Iterator, List, Mapping, NamedTuple, Tuple
+from typing import IO, Any, BinaryIO, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from asap_deploy.errors import InputError
 
 MAGIC = b"\x89MCAP0\r\n"
 METADATA_NAME = "asap-recording"
 MAX_BYTES = 4 << 30
+INDEX_ENTRIES = 2048
+"""Index entries that are kept in memory, 300 kB; older ones wait in a file without a name."""
+
 (_HEADER, _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX, _CHUNK_INDEX, _STATISTICS,
  _METADATA, _METADATA_INDEX, _DATA_END) = 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 15  # fmt: skip
 
@@ -61,6 +67,8 @@ class McapWriter:
         self._index: Dict[int, List[Tuple[int, int]]] = {}
         self._summary: List[bytes] = []
         self._chunks: List[bytes] = []
+        self._chunk_count = 0
+        self._spool: Optional[IO[bytes]] = None
         self._counts: Dict[int, int] = {}
         self._span = [0, 0]
         self._write(MAGIC + _record(_HEADER, _text("") + _text("asap-deploy")))
@@ -113,9 +121,21 @@ class McapWriter:
         entry = struct.pack("<QQQQI", first, last, start, len(chunk), len(offsets)) + offsets
         entry += struct.pack("<Q", len(indexes)) + _text("")
         entry += struct.pack("<QQ", len(records), len(records))
-        self._chunks.append(_record(_CHUNK_INDEX, entry))
+        self._remember(_record(_CHUNK_INDEX, entry))
         self._span = [min(self._span[0] or first, first), max(self._span[1], last)]
         self._chunk, self._times, self._index = bytearray(), [], {}
+
+    def _remember(self, entry: bytes) -> None:
+        """Index entries are due at the end of the file, and an hour has 300,000 of them."""
+        self._chunks.append(entry)
+        self._chunk_count += 1
+        if len(self._chunks) >= INDEX_ENTRIES:
+            if self._spool is None:
+                name = getattr(self._stream, "name", None)
+                folder = os.path.dirname(os.path.abspath(name)) if isinstance(name, str) else None
+                self._spool = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+            self._spool.write(b"".join(self._chunks))
+            self._chunks.clear()
 
     def finish(self) -> None:
         """Write the end: index and statistics."""
@@ -123,11 +143,15 @@ class McapWriter:
         self._write(_record(_DATA_END, struct.pack("<I", 0)))
         counts = b"".join(struct.pack("<HQ", *item) for item in self._counts.items())
         facts = struct.pack("<QHIIIIQQI", sum(self._counts.values()), len(self._counts),
-                            len(self._counts), 0, 1, len(self._chunks), *self._span,
+                            len(self._counts), 0, 1, self._chunk_count, *self._span,
                             len(counts)) + counts  # fmt: skip
-        summary = b"".join([*self._summary, _record(_STATISTICS, facts), *self._chunks])
         footer = struct.pack("<QQI", self._position, 0, 0)
-        self._write(summary + _record(_FOOTER, footer) + MAGIC)
+        self._write(b"".join([*self._summary, _record(_STATISTICS, facts)]))
+        if self._spool is not None:
+            self._spool.seek(0)
+            shutil.copyfileobj(self._spool, self._stream, 1 << 20)
+            self._spool.close()
+        self._write(b"".join(self._chunks) + _record(_FOOTER, footer) + MAGIC)
 
     def _write(self, data: bytes) -> None:
         self._stream.write(data)

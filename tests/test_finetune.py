@@ -43,7 +43,7 @@ def weak(robot: Robot) -> Correction:
 
 def _tiny(**changes: object) -> TrainConfig:
     ppo = dataclasses.replace(FINETUNE.ppo, horizon=4, minibatches=2, critic_warmup=1)
-    return dataclasses.replace(FINETUNE, num_envs=16, steps=256, evaluate_every=2, episodes=4,
+    return dataclasses.replace(FINETUNE, num_envs=16, steps=64, evaluate_every=99, episodes=1,
                                save_every=1, ppo=ppo, **changes)  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def test_what_is_trained_on_is_the_corrected_robot_with_its_own_physics(
     assert sim.model.actuator_gainprm[ankle, 0] == pytest.approx(0.8 * told)
     assert sim.effects.dead_band.max() == pytest.approx(0.004)  # type: ignore[attr-defined]
     made = finetune(trainer)
-    assert made.steps == 256 and made.before is not None and made.after is not None
+    assert made.steps == 64 and made.before is not None and made.after is not None
     assert (tmp_path / "run" / START).exists()
     # Gains that the robot will be told are those of the start: no correction is deployed.
     found = Policy.from_bytes((tmp_path / "run" / POLICY).read_bytes())
@@ -104,6 +104,7 @@ def test_controls_differ_from_the_corrected_in_one_thing_each(
     assert arms["oracle"].robot is truth and arms["oracle"].env is None
 
 
+@pytest.mark.slow
 def test_the_command_trains_on_compares_and_resumes(
     robot: Robot, weak: Correction, tmp_path: Path
 ) -> None:

@@ -76,7 +76,7 @@ class Loop:
         self.gone = False
         """The supervisor has died: nothing reaches the robot any more."""
         self._actions = action_dtype(_widest(session))
-        self._said: queue.SimpleQueue[Optional[str]] = queue.SimpleQueue()
+        self._said: Any = queue.SimpleQueue()
         self._teller = threading.Thread(target=self._tell, daemon=True)
         self._interrupt_s: Optional[float] = None
 

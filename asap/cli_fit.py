@@ -7,12 +7,9 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import mujoco
 from rich.console import RenderableType
 
-from asap import results
 from asap.cli_common import (
     CHECK_FAILED,
     DONE,
@@ -23,13 +20,13 @@ from asap.cli_common import (
     stop_requests,
     table,
 )  # fmt: skip
-from asap.correction import Correction
 from asap.fit import Fitted, checked, fit
+from asap.fit_files import arms, write_fit
 from asap.fit_methods import FitConfig, Method
 from asap.inputs import MOTIONS_FOLDER, open_motion
 from asap.log_import import open_log
 from asap.next_motion import advise
-from asap.replay import JOINT_ERROR, Replay
+from asap.replay import JOINT_ERROR
 from asap.robot import Robot
 
 _STILL_FALLING = 0.95
@@ -79,37 +76,13 @@ class Fit(Common):
         with stop_requests(lambda: None) if by_trial else nullcontext(lambda: False) as stopped:
             fitted = fit(logs, robot, config, heldout=heldout, progress=progress, stopped=stopped)
         inputs = [*self.logs, *self.heldout]
-        correction = dataclasses.replace(
-            fitted.correction,
-            provenance={
-                "method": self.method,
-                "seed": self.seed,
-                "mujoco": mujoco.__version__,
-                "logs": {path.name: results.file_sha256(path) for path in inputs if path.is_file()},
-            },
-            heldout={
-                name: fitted.heldout.arms[name].errors_as_dict() for name in _arms(fitted.heldout)
-            },
-        )
-        written = self._write(correction, robot)
-        advice = self._advice(robot, fitted)
-        facts = _facts(fitted, correction) | {
-            "correction": written[0],
-            "next_motion": [{"motion": name, "tells": gain} for name, gain in advice],
-            "written": written,
-        }
-        return Outcome(result=facts, shown=[*_tables(fitted), *_advised(advice)], inputs=inputs,
-                       status=DONE if fitted.accepted else CHECK_FAILED)  # fmt: skip
-
-    def _write(self, correction: Correction, robot: Robot) -> list[Path]:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         out = self.out or Path("runs") / "fit" / f"{stamp}-{self.seed}"
-        correction.save(out / "correction.json")
-        written = [out / "correction.json"]
-        if not correction.empty:
-            correction.write_mjcf(robot, out / "corrected.xml")
-            written.append(out / "corrected.xml")
-        return written
+        facts = write_fit(fitted, robot, config, inputs=inputs, folder=out)
+        advice = self._advice(robot, fitted)
+        facts["next_motion"] = [{"motion": name, "tells": gain} for name, gain in advice]
+        return Outcome(result=facts, shown=[*_tables(fitted), *_advised(advice)], inputs=inputs,
+                       status=DONE if fitted.accepted else CHECK_FAILED)  # fmt: skip
 
     def _advice(self, robot: Robot, fitted: Fitted) -> list[tuple[str, float]]:
         if not self.advise or fitted.identified is None:
@@ -117,28 +90,6 @@ class Fit(Common):
         folder = MOTIONS_FOLDER / robot.name.partition(":")[0]
         clips = [open_motion(path, robot, ground=True) for path in sorted(folder.glob("*.npz"))]
         return advise(robot, fitted.identified, clips, threads=self.fit.threads)
-
-
-def _facts(fitted: Fitted, correction: Correction) -> dict[str, Any]:
-    """What the JSON says."""
-    return {
-        "accepted": fitted.accepted,
-        "verdict": fitted.verdict,
-        "train": {"groups": fitted.tried, "share_by_seconds": fitted.curve},
-        "heldout": correction.heldout.get("corrected", {}),
-        "baseline": {name: correction.heldout[name] for name in ("nominal", "hold_last")},
-        "parameters": fitted.parameters,
-        "abstained": fitted.abstained,
-        "effective": fitted.effective,
-        "bands": {horizon: {metric: band.as_dict() for metric, band in bands.items()}
-                  for horizon, bands in fitted.bands.items()},
-        "alarms": fitted.alarms,
-        "beyond_mjcf": correction.beyond_mjcf,
-    }  # fmt: skip
-
-
-def _arms(found: Replay) -> list[str]:
-    return [name for name in ("nominal", "corrected", "hold_last") if name in found.arms]
 
 
 def _tables(fitted: Fitted) -> list[RenderableType]:
@@ -154,7 +105,7 @@ def _tables(fitted: Fitted) -> list[RenderableType]:
     horizons = list(fitted.heldout.arms["nominal"].horizons)
     for metric in (JOINT_ERROR, "global_mpjpe_mm"):
         rows = [[name, *(show(fitted.heldout.arms[name].horizons[h][metric], 2) for h in horizons)]
-                for name in _arms(fitted.heldout)
+                for name in arms(fitted.heldout)
                 if metric in fitted.heldout.arms[name].horizons[horizons[0]]]  # fmt: skip
         if rows:
             title = f"{metric} on {fitted.heldout.windows} windows that were not fitted"

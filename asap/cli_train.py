@@ -12,8 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from asap.cli_common import INTERRUPTED, Common, Outcome, Progress, show, stop_requests, table
 from asap.cli_progress import TrainingProgress, plan_of
 from asap.correction import Correction
-from asap.evaluate import Case, EvaluateConfig, evaluate
-from asap.finetune import FINETUNE, controls, finetune, trainer_of
+from asap.finetune import FINETUNE, arms, compare, finetune, trainer_of
 from asap.inputs import OpenedMotion, open_motion, open_policy
 from asap.metrics import ERROR_NAMES
 from asap.robot import Robot
@@ -148,14 +147,13 @@ class Finetune(Common):
         config = dataclasses.replace(overlaid(FINETUNE, self.train, TrainConfig()), seed=self.seed)
         start = open_policy(self.policy, robot, clip, self.layout).policy
         correction = Correction.load(self.correction)
-        arms = controls(robot, correction.robot(robot), config.env,
-                        noise_rad=correction.size_rad(robot), truth=truth)  # fmt: skip
+        places = arms(robot, correction, config.env, controls=self.controls, truth=truth)
         stamp = time.strftime("%Y%m%d-%H%M%S")
         out = self.out or Path("runs") / "finetune" / f"{stamp}-{self.seed}"
         inputs = [clip.path, self.policy, self.correction]
         facts: dict[str, Any] = {"run_dir": out, "controls": {}}
         policies = {"no adaptation": start}
-        for arm in arms if self.controls else arms[:1]:
+        for arm in places:
             folder = out / arm.name
             again = self.resume and (folder / CHECKPOINT).exists()
             trainer = trainer_of(arm, clip, start, config, folder, resume=again)
@@ -173,8 +171,8 @@ class Finetune(Common):
                 return Outcome(result=facts, shown=[line], inputs=inputs, status=INTERRUPTED)
             policies[arm.name] = Policy.from_bytes((folder / POLICY).read_bytes())
             facts["controls"][arm.name] = made.as_dict()
-        main = facts["controls"].pop(arms[0].name)
-        facts |= main | {"onnx": out / arms[0].name / POLICY}
+        main = facts["controls"].pop(places[0].name)
+        facts |= main | {"onnx": out / places[0].name / POLICY}
         judge = truth or correction.robot(robot)
         table_, figures = _compared(policies, clip, judge, config)
         facts["on_truth" if truth else "on_corrected"] = figures
@@ -187,13 +185,13 @@ def _compared(
     policies: dict[str, Policy], clip: OpenedMotion, robot: Robot, config: TrainConfig
 ) -> tuple[Any, dict[str, Any]]:
     """All policies on one robot, from the same noisy starts."""
-    judge = EvaluateConfig(episodes=FINAL * config.episodes, start_noise="paper",
-                           seed=config.seed + 2000, threads=config.threads)  # fmt: skip
-    found = {name: evaluate([Case(policy, clip.motion, clip.name)], robot, judge).overall
-             for name, policy in policies.items()}  # fmt: skip
+    episodes = FINAL * config.episodes
+    judged = compare(policies, clip, robot, episodes=episodes, seed=config.seed + 2000,
+                     threads=config.threads)  # fmt: skip
+    found = {name: evaluation.overall for name, evaluation in judged.items()}
     rows = [[name, *(show(overall[key], 2) for key in ("success_rate", *ERROR_NAMES[:2]))]
             for name, overall in found.items()]  # fmt: skip
     figures = {name: {key: value.as_dict() for key, value in overall.items()}
                for name, overall in found.items()}  # fmt: skip
     columns = ["policy", "success_rate", *ERROR_NAMES[:2]]
-    return table(f"{judge.episodes} noisy episodes on {robot.name}", columns, rows), figures
+    return table(f"{episodes} noisy episodes on {robot.name}", columns, rows), figures

@@ -37,6 +37,9 @@ from asap_deploy.runtime import Runtime
 Progress = Callable[[float], None]
 """Called with the finished fraction, 0 to 1."""
 
+FALL_MM = 500.0
+"""What an episode that fails counts with where one number must say how good a policy is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
@@ -104,6 +107,12 @@ class ClipResult:
         """(E,) episodes that reached the end of the clip."""
         return self.survived_s >= self.duration_s - 1e-9
 
+    @property
+    def cost_mm(self) -> np.ndarray:
+        """(E,) mean distance to the motion, or ``FALL_MM`` where the episode failed [mm]."""
+        name = "global_mpjpe_mm"
+        return np.where(self.success, self.sums[name] / np.maximum(self.counts[name], 1), FALL_MM)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -116,6 +125,11 @@ class Evaluation:
     def __post_init__(self) -> None:
         """Frames of all clips count alike, as in the literature."""
         self.overall.update(self.figures(self.clips))
+
+    @property
+    def cost_mm(self) -> np.ndarray:
+        """(E,) of all clips, one after the other: comparable between runs of one seed [mm]."""
+        return np.concatenate([clip.cost_mm for clip in self.clips])
 
     def figures(self, clips: Sequence[ClipResult]) -> dict[str, Interval]:
         """Success rate and errors over the episodes of some clips."""

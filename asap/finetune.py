@@ -12,14 +12,18 @@ never contains the correction: a robot has its own physics.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from asap.correction import Correction
 from asap.env import EnvConfig
 from asap.evaluate import Case, EvaluateConfig, Evaluation, evaluate
 from asap.imitate import ImitateConfig
 from asap.inputs import OpenedMotion
+from asap.metrics import Interval, paired_difference
 from asap.ppo import PpoConfig
 from asap.randomize import RandomizeConfig
 from asap.robot import Robot
@@ -131,32 +135,49 @@ def finetune(
                            seed=config.seed + _FRESH, threads=config.threads)  # fmt: skip
     start, found = (folder / name for name in (START, POLICY))
     before, after = (_judged(file, clip, trainer.judges, fresh) for file in (start, found))
-    changed = _better(before, after)
+    changed = _better(before, after, fresh.seed)
     if not changed:
         write_atomic(found, lambda stream: stream.write(start.read_bytes()))
     kept = after[0] if changed else before[0]
     return Finetuned(changed, before[0], kept, result.steps, result.wall_s, False)
 
 
-def controls(
-    robot: Robot, corrected: Robot, env: EnvConfig, *, noise_rad: float, truth: Robot | None
+def arms(
+    robot: Robot, correction: Correction, env: EnvConfig, *, controls: bool, truth: Robot | None
 ) -> list[Arm]:
-    """What a gain of the correction must be compared with, at equal budget.
+    """The corrected simulator, and what a gain there must be compared with at equal budget.
 
     Args:
         robot: The model.
-        corrected: The model as corrected.
+        correction: What a fit says about it.
         env: Of the fine-tuning.
-        noise_rad: Of random noise on the targets, about the size of the correction.
-        truth: The twin that plays the real robot, where there is one.
+        controls: Also the model itself, random noise of the correction's size on the targets,
+            ordinary randomisation, and the parameters alone where the correction has learned more.
+        truth: The twin that plays the real robot, where there is one: then controls end with it.
     """
-    arms = [
-        Arm("corrected", corrected),
+    found = [Arm("corrected", correction.robot(robot))]
+    if not controls:
+        return found
+    noisy = dataclasses.replace(env, target_noise=correction.size_rad(robot))
+    found += [
         Arm("nominal", robot),
-        Arm("noise", robot, dataclasses.replace(env, target_noise=noise_rad)),
+        Arm("noise", robot, noisy),
         Arm("randomized", robot, dataclasses.replace(env, randomize=RANDOMIZED)),
     ]
-    return arms if truth is None else [*arms, Arm("oracle", truth)]
+    if correction.learned is not None and correction.parameters:
+        alone = dataclasses.replace(correction, learned=None)
+        found.append(Arm("identified", alone.robot(robot)))
+    return found if truth is None else [*found, Arm("oracle", truth)]
+
+
+def compare(
+    policies: Mapping[str, Policy], clip: OpenedMotion, robot: Robot, *, episodes: int, seed: int,
+    threads: int = 0,
+) -> dict[str, Evaluation]:  # fmt: skip
+    """All policies on one robot, from the same noisy starts."""
+    config = EvaluateConfig(episodes=episodes, start_noise="paper", seed=seed, threads=threads)
+    return {name: evaluate([Case(policy, clip.motion, clip.name)], robot, config)
+            for name, policy in policies.items()}  # fmt: skip
 
 
 def _judged(
@@ -167,8 +188,13 @@ def _judged(
     return [evaluate([case], robot, config) for robot in robots]
 
 
-def _better(before: Sequence[Evaluation], after: Sequence[Evaluation]) -> bool:
-    """Whether a policy falls no more often, and is nearer to its clip or falls less."""
+def gain(before: Sequence[Evaluation], after: Sequence[Evaluation], seed: int) -> Interval:
+    """What the cost of an episode changed by, from the same starts [mm]; negative is better."""
+    old, new = (np.concatenate([found.cost_mm for found in one]) for one in (before, after))
+    return paired_difference(old, new, np.random.default_rng(seed))
+
+
+def _better(before: Sequence[Evaluation], after: Sequence[Evaluation], seed: int) -> bool:
+    """Whether a policy falls no more often, and costs less by more than chance explains."""
     success = [sum(e.overall["success_rate"].value for e in one) for one in (before, after)]
-    away = [sum(e.overall["global_mpjpe_mm"].value for e in one) for one in (before, after)]
-    return success[1] > success[0] or (success[1] == success[0] and away[1] < away[0])
+    return success[1] >= success[0] and gain(before, after, seed).high < 0.0

@@ -157,6 +157,12 @@ def bootstrap_ratio(sums: np.ndarray, counts: np.ndarray, rng: np.random.Generat
     return Interval(value, float(low), float(high))
 
 
+def paired_difference(before: np.ndarray, after: np.ndarray, rng: np.random.Generator) -> Interval:
+    """Mean of ``after - before`` over the same episodes (E,), resampled by episode."""
+    difference = np.asarray(after) - np.asarray(before)
+    return bootstrap_ratio(difference, np.ones(len(difference)), rng)
+
+
 def success_interval(successes: int, episodes: int) -> Interval:
     """A success rate with Wilson's interval, which stays inside 0 and 1 and is honest at 100 %."""
     z = 1.959963984540054

@@ -44,7 +44,7 @@ from asap_deploy.policy import Policy
 CHECKPOINT, POLICY, CONFIG = "checkpoint.pt", "policy.onnx", "config.json"
 START = "start.onnx"
 """What a run with an --init began with."""
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 FINAL = 4
 """The result is judged by so many times as many episodes as those on the way."""
 
@@ -186,7 +186,7 @@ class Trainer:
             imitation = Imitation(self.env, plan, config.imitate)
         vec_env = TrackingVecEnv(self.env)
         self.ppo = TrackerPPO(vec_env, config.ppo, config.seed, imitation, weights)
-        self.best: tuple[float, float] = (-1.0, -np.inf)
+        self.best_cost_mm = np.inf
         self.trained_s = 0.0
         if resume:
             self._restore()
@@ -264,12 +264,13 @@ class Trainer:
         config = EvaluateConfig(episodes=self.config.episodes, start_noise="paper",
                                 seed=self.config.seed, threads=self.config.threads)  # fmt: skip
         case = Case(Policy.from_bytes(data), self.clip.motion, self.clip.name)
-        found = [evaluate([case], robot, config).overall for robot in self.judges]
-        figures = {name: float(np.mean([one[name].value for one in found])) for name in found[0]}
-        score = (figures["success_rate"], -figures["global_mpjpe_mm"])
+        found = [evaluate([case], robot, config) for robot in self.judges]
+        figures = {name: float(np.mean([one.overall[name].value for one in found]))
+                   for name in found[0].overall}  # fmt: skip
+        figures["cost_mm"] = float(np.mean([one.cost_mm for one in found]))
         self.curves.add_evaluation(self._place, figures)
-        if score >= self.best:
-            self.best = score
+        if figures["cost_mm"] <= self.best_cost_mm:
+            self.best_cost_mm = figures["cost_mm"]
             write_atomic(self.run_dir / POLICY, lambda stream: stream.write(data))
 
     @property
@@ -301,7 +302,7 @@ class Trainer:
             "torch_rng": torch.get_rng_state(),
             "numpy_rng": [str(kind), torch.from_numpy(np.array(keys, dtype=np.int64)), int(place),
                           int(has_gauss), float(gauss)],
-            "best": list(self.best),
+            "best_cost_mm": self.best_cost_mm,
             "trained_s": self.trained_s,
         }  # fmt: skip
 
@@ -323,7 +324,7 @@ class Trainer:
         torch.set_rng_state(state["torch_rng"])
         kind, keys, place, has_gauss, gauss = state["numpy_rng"]
         np.random.set_state((kind, keys.numpy().astype(np.uint32), place, has_gauss, gauss))
-        self.best = (state["best"][0], state["best"][1])
+        self.best_cost_mm = state["best_cost_mm"]
         self.trained_s = state["trained_s"]
 
 

@@ -1,0 +1,104 @@
+"""A long run as steps in folders: what is done is not done again unless what it depends on changed.
+
+    stages = Stages(Path("runs/align/squat"))
+    fitted = stages.do("round1/fit", {"logs": hashes, "config": config}, fit_in)   # fit_in(folder)
+
+A stage leaves its result, and the hashes of the files it wrote, in ``stage.json``, written last and
+at once: a stage that was killed half-way was never done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from asap import results
+
+STAGE_FILE = "stage.json"
+
+
+class Stages:
+    """The steps of one run."""
+
+    def __init__(
+        self, folder: Path, watch: Callable[[str, bool], None] = lambda name, reused: None
+    ) -> None:
+        """Begin, or go on.
+
+        Args:
+            folder: Of the run.
+            watch: Told the name of a stage as it begins, and whether it is taken as it is.
+        """
+        self.folder, self._watch = folder, watch
+        self.done: list[dict[str, Any]] = []
+        """What was done or found done, in order: name, seconds, whether it was taken as it is."""
+
+    def do(
+        self, name: str, depends_on: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """One step.
+
+        Args:
+            name: Of the stage, and of its folder.
+            depends_on: Everything that the result depends on: options, hashes of files.
+            make: Makes it; is given the folder, returns the result.
+
+        Returns:
+            The result, as JSON knows it.
+        """
+        folder = self.folder / name
+        key = _digest(depends_on)
+        before = _finished(folder, key)
+        self._watch(name, before is not None)
+        if before is None:
+            started = time.perf_counter()
+            result = results.plain(make(folder))
+            before = {
+                "key": key,
+                "wall_s": time.perf_counter() - started,
+                "files": _hashes(folder),
+                "result": result,
+            }
+            results.write_json(folder / STAGE_FILE, before)
+            self.done.append({"name": name, "wall_s": before["wall_s"], "reused": False})
+        else:
+            self.done.append({"name": name, "wall_s": before["wall_s"], "reused": True})
+        return dict(before["result"])
+
+
+def _finished(folder: Path, key: str) -> dict[str, Any] | None:
+    """What a stage left, if it was this one and nobody touched its files."""
+    try:
+        before = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
+        same = before["key"] == key and before["files"] == _hashes(folder)
+        return dict(before) if same else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Every file that a stage wrote."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): results.file_sha256(path)
+            for path in files if path.name != STAGE_FILE}  # fmt: skip
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    """A hash of options; dataclasses count by their fields."""
+    text = json.dumps(_plain(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return results.plain(value)

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from asap import (
     __version__,
+    cli_align,
     cli_bench,
     cli_data,
     cli_fit,
@@ -54,8 +55,9 @@ COMMANDS: dict[str, type[Common]] = {
     "logs convert": cli_logs.LogsConvert,
     "logs show": cli_logs.LogsShow,
     "replay": cli_logs.ReplayLogs,
-    "report": cli_logs.Report,
+    "report": cli_align.Report,
     "fit": cli_fit.Fit,
+    "align": cli_align.Align,
     "twin": cli_twin.Twin,
     "bench sim": cli_bench.BenchSim,
     "bench integrators": cli_bench.BenchIntegrators,

@@ -233,14 +233,6 @@ class ReplayLogs(_Logs):
         return written
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report(ReplayLogs):
-    """A page that says how far the simulator is from the robot, which joints and when."""
-
-    page: Path | None = Path("report.html")
-    """The page."""
-
-
 def _error_table(found: Replay, metric: str) -> RenderableType:
     """Arms down, horizons across."""
     horizons = list(next(iter(found.arms.values())).horizons)

@@ -61,6 +61,9 @@ class PpoConfig:
     smallest: at 3e-4 a first iteration moves a policy by KL 0.19, at 1e-5 by 0.002 to 0.013."""
     target_kl: float = 0.02
     """The learning rate falls above twice, and rises below half of this."""
+    last_kl: float | None = None
+    """The same at the end of training, linear in between; None: it stays. Near an optimum a
+    gradient is mostly noise, and steps that stay large walk away from it."""
     learning_rate_bounds: tuple[float, float] = (1e-5, 3e-3)
     """Smallest and largest learning rate."""
     critic_warmup: int | None = None
@@ -108,6 +111,7 @@ class TrackerPPO(PPO):
                 f"{config.minibatches} minibatches"
             )
         self.config, self.imitation, self.iteration = config, imitation, 0
+        self._progress = 0.0
         smallest = config.learning_rate_bounds[0]
         self.adaptive_rate = config.learning_rate if init is None else smallest
         usual = 0 if init is None else warm_start.WARMUP
@@ -148,8 +152,11 @@ class TrackerPPO(PPO):
         assert isinstance(self.policy, AsymmetricPolicy)
         return self.policy
 
-    def iterate(self) -> dict[str, float]:
+    def iterate(self, progress: float = 0.0) -> dict[str, float]:
         """Collect once and learn once.
+
+        Args:
+            progress: Part of the training that is done.
 
         Returns:
             Means over the iteration, and how long its parts took.
@@ -157,6 +164,7 @@ class TrackerPPO(PPO):
         Raises:
             InputError: If the network is no longer finite.
         """
+        self._progress = progress
         try:
             return self._iterate()
         except ValueError as error:
@@ -322,9 +330,11 @@ class TrackerPPO(PPO):
     def _adapt(self, kl: float) -> None:
         """Source: He et al., lr / 1.5 above twice the target, lr * 1.5 below half of it."""
         low, high = self.config.learning_rate_bounds
-        if kl > 2.0 * self.config.target_kl:
+        first, last = self.config.target_kl, self.config.last_kl or self.config.target_kl
+        target = first + (last - first) * self._progress
+        if kl > 2.0 * target:
             self.adaptive_rate = max(low, self.adaptive_rate / 1.5)
-        elif kl < 0.5 * self.config.target_kl:
+        elif kl < 0.5 * target:
             self.adaptive_rate = min(high, self.adaptive_rate * 1.5)
 
     def _learn_statistics(self, observations: dict[str, np.ndarray]) -> None:

@@ -4,7 +4,7 @@
     fitted = stages.do("round1/fit", {"logs": hashes, "config": config}, fit_in)   # fit_in(folder)
 
 A stage leaves its result, and the hashes of the files it wrote, in ``stage.json``, written last and
-at once: a stage that was killed half-way was never done.
+at once. One that was killed half-way finds what it left, as long as it still depends on the same.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from asap import results
 
-STAGE_FILE = "stage.json"
+STAGE_FILE, BEGUN_FILE = "stage.json", "begun.json"
 
 
 class Stages:
@@ -56,6 +57,7 @@ class Stages:
         before = _finished(folder, key)
         self._watch(name, before is not None)
         if before is None:
+            _clear(folder, key)
             started = time.perf_counter()
             result = results.plain(make(folder))
             before = {
@@ -81,11 +83,19 @@ def _finished(folder: Path, key: str) -> dict[str, Any] | None:
         return None
 
 
+def _clear(folder: Path, key: str) -> None:
+    """Remove what another stage of this name left; what this one left is a start."""
+    mark = folder / BEGUN_FILE
+    if mark.exists() and json.loads(mark.read_text(encoding="utf-8")) != {"key": key}:
+        shutil.rmtree(folder)
+    results.write_json(mark, {"key": key})
+
+
 def _hashes(folder: Path) -> dict[str, str]:
     """Every file that a stage wrote."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): results.file_sha256(path)
-            for path in files if path.name != STAGE_FILE}  # fmt: skip
+            for path in files if path.name not in (STAGE_FILE, BEGUN_FILE)}  # fmt: skip
 
 
 def _digest(value: Mapping[str, Any]) -> str:

@@ -215,7 +215,7 @@ class Trainer:
             self._keep_best()  # training may make it worse: then the file's own is the result
         while self.ppo.num_timesteps < config.steps and not interrupted:
             started = time.perf_counter()
-            facts = self.ppo.iterate()
+            facts = self.ppo.iterate(self.ppo.num_timesteps / config.steps)
             self.trained_s += time.perf_counter() - started
             self.curves.add_iteration(self._place, facts)
             watch(Report(self.ppo.num_timesteps, config.steps, facts))

@@ -10,6 +10,7 @@ recorded is absent, never zero.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, Tuple
 
@@ -132,6 +133,15 @@ class Log:
         """Rows per second; over many rows, so that late stamps and a few gaps do not count."""
         span = max(1, min(_RATE_SPAN, (len(self.time_s) - 1) // 4))
         return float(span / np.median(self.time_s[span:] - self.time_s[:-span]))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what was recorded; ``source`` is left out, so moving a file changes nothing."""
+        digest = hashlib.sha256(repr((self.robot, self.joint_names, self.policy_hash)).encode())
+        channels = {"time_s": self.time_s, "joint_pos": self.joint_pos, **self.fields}
+        for name in sorted(channels):
+            digest.update(name.encode() + np.ascontiguousarray(channels[name]).tobytes())
+        return digest.hexdigest()
 
     def rows(self, chosen: slice) -> Log:
         """The same log with some of its rows, at least two."""

@@ -8,6 +8,7 @@ Two engines run the same network: onnxruntime in the control loop, numpy as the 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
@@ -70,6 +71,7 @@ class Policy:
         """
         self.contract = contract
         self.graph = graph
+        self.data = data
         self._check_widths()
         self.clip = self._read_clip()
         self._session = open_session(data)
@@ -93,6 +95,11 @@ class Policy:
                 "with `asap export --from-onnx FILE --layout NAME --robot NAME --motion FILE`"
             )
         return cls(PolicyContract.from_json(graph.metadata[METADATA_KEY]), graph, data)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file."""
+        return hashlib.sha256(self.data).hexdigest()
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Actions (N, A) for observations (N, D) float32, by onnxruntime."""

@@ -1,0 +1,77 @@
+"""What an alignment is told: what to do, how much of everything, who follows it.
+
+config = AlignConfig(rounds=2, train=dataclasses.replace(FINETUNE, steps=500_000))
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from asap.finetune import FINETUNE, Finetuned, finetune
+from asap.fit_methods import FitConfig
+from asap.inputs import OpenedMotion
+from asap.record import RecordConfig
+from asap.train import TrainConfig, Trainer
+from asap_deploy.errors import InputError
+from asap_deploy.policy import Policy
+
+
+class Task(NamedTuple):
+    """A clip, and the policy that tracks it."""
+
+    clip: OpenedMotion
+    policy: Policy | None
+    """None: trained first"""
+    file: Path | None = None
+    """Of the policy"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignConfig:
+    """How much of everything."""
+
+    collect: RecordConfig = field(default_factory=functools.partial(RecordConfig, start_noise=0.5))
+    """How the robot is recorded in a round, each motion."""
+    rounds: int = 1
+    """Times that the loop is gone through, each with the policies of the one before."""
+    controls: bool = False
+    """Also train without the correction, with noise, with randomisation, and on the robot."""
+    judge_episodes: int = 256
+    """Noisy episodes by which policies are compared at the end."""
+    fit: FitConfig = field(default_factory=FitConfig)
+    """How the correction is fitted."""
+    train: TrainConfig = FINETUNE
+    """How policies are trained on."""
+    pretrain: TrainConfig = field(default_factory=TrainConfig)
+    """How policies are trained where none was given."""
+    seed: int = 0
+    """Of everything random."""
+    threads: int = 0
+    """Of the simulator; 0: all cores."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        for name in ("rounds", "judge_episodes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1; got {getattr(self, name)}")
+
+
+class Watch:
+    """Who follows a run; this one does not look."""
+
+    def stage(self, name: str, reused: bool) -> None:
+        """A stage begins, or is taken as it is."""
+
+    def fraction(self, part: float) -> None:
+        """So much of the stage is done."""
+
+    def train(self, trainer: Trainer) -> Finetuned:
+        """Run a fine-tuning."""
+        return finetune(trainer)
+
+    def pretrain(self, trainer: Trainer) -> bool:
+        """Run a training; false if it was interrupted."""
+        return not trainer.run().interrupted

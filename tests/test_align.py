@@ -1,0 +1,235 @@
+"""The whole loop in one command: every stage, and nothing twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asap.align import LogRefused, align
+from asap.align_config import AlignConfig, Task, Watch
+from asap.align_judge import gains
+from asap.cli import main
+from asap.evaluate import Case, EvaluateConfig, evaluate
+from asap.finetune import FINETUNE
+from asap.fit_methods import FitConfig
+from asap.inputs import open_motion, open_policy
+from asap.log_import import OpenedLog
+from asap.parameter_search import IdentifyConfig
+from asap.record import RecordConfig, record
+from asap.robot import Robot
+from asap.stages import Stages
+from asap_deploy.errors import InputError
+from asap_deploy.golden import load_policy
+from asap_deploy.log import Log
+
+ROOT = Path(__file__).parents[1]
+POLICIES = ROOT / "policies" / "g1"
+TINY = dataclasses.replace(
+    FINETUNE, steps=64, num_envs=16, episodes=2, save_every=1, evaluate_every=99,
+    ppo=dataclasses.replace(FINETUNE.ppo, horizon=4, minibatches=2, critic_warmup=1),
+)  # fmt: skip
+SHORT = AlignConfig(
+    collect=RecordConfig(episodes=3, start_noise=0.3),
+    judge_episodes=8,
+    fit=FitConfig(
+        method="identify",
+        identify=IdentifyConfig(groups=("delay", "frictionloss"), seconds=4.0, iterations=1),
+    ),
+    train=TINY,
+)
+
+
+@pytest.fixture(scope="module")
+def robot() -> Robot:
+    return Robot.load("g1")
+
+
+@pytest.fixture(scope="module")
+def tasks(robot: Robot) -> list[Task]:
+    found = []
+    for name in ("squat", "wave"):
+        clip = open_motion(Path(name), robot, ground=True)
+        file = POLICIES / f"{name}.onnx"
+        found.append(Task(clip, open_policy(file, robot, clip, None).policy, file))
+    return found
+
+
+class Seen(Watch):
+    """Notes which stages ran."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def stage(self, name: str, reused: bool) -> None:
+        self.ran += [] if reused else [name]
+
+
+def test_a_stage_is_done_once_and_again_when_what_it_depends_on_or_what_it_wrote_changes(
+    tmp_path: Path,
+) -> None:
+    made = []
+
+    def make(folder: Path) -> dict[str, object]:
+        made.append(len(made))
+        (folder / "file.txt").write_text("something")
+        return {"number": len(made), "nan": float("nan")}
+
+    def run(key: str) -> dict[str, object]:
+        return Stages(tmp_path).do("one/two", {"key": key, "path": Path("x")}, make)
+
+    assert run("a") == {"number": 1, "nan": None} == run("a")
+    assert run("b")["number"] == 2
+    (tmp_path / "one" / "two" / "file.txt").write_text("touched")
+    assert run("b")["number"] == 3
+    (tmp_path / "one" / "two" / "stage.json").write_text('{"key": "half')
+    assert run("b")["number"] == 4
+
+
+def test_a_stage_that_was_killed_finds_what_it_left_unless_it_depends_on_something_else(
+    tmp_path: Path,
+) -> None:
+    found = []
+
+    def dies(folder: Path) -> dict[str, object]:
+        found.append((folder / "half").exists())
+        (folder / "half").write_text("")
+        raise KeyboardInterrupt
+
+    for key in ("a", "a", "b"):
+        with pytest.raises(KeyboardInterrupt):
+            Stages(tmp_path).do("one", {"key": key}, dies)
+    assert found == [False, True, False]
+
+
+@pytest.mark.slow
+def test_the_loop_runs_from_policies_to_a_judgement_and_then_does_nothing_twice(
+    robot: Robot, tasks: list[Task], tmp_path: Path
+) -> None:
+    truth, seen = Robot.load("g1@worn"), Seen()
+    found = align(robot, tasks[:1], SHORT, tmp_path, truth=truth, watch=seen)
+    assert seen.ran == ["round1/logs", "round1/checked", "round1/fit", "round1/replay",
+                        "round1/finetune/squat/corrected", "judged/squat"]  # fmt: skip
+    assert found["judged_on"] == "g1@worn" and found["rounds"][0]["fit"]["accepted"]
+    figures = found["closed_loop"]["squat"]
+    assert set(figures) == {"no adaptation", "corrected"}
+    assert figures["no adaptation"]["global_mpjpe_mm"]["value"] > 0.0
+    for file in (found["policies"]["squat"], found["recordings"]["squat"],
+                 found["pictures"]["squat"]["after"], "align.json"):  # fmt: skip
+        assert (tmp_path / file).is_file(), file
+    load_policy(tmp_path / found["policies"]["squat"])  # golden vectors and all
+    assert json.loads((tmp_path / "align.json").read_text())["gain"] == found["gain"]
+
+    again = Seen()
+    same = align(robot, tasks[:1], SHORT, tmp_path, truth=truth, watch=again)
+    assert again.ran == [] and same["closed_loop"] == found["closed_loop"]
+    # Judged by more episodes: nothing before the judgement changes.
+    more, last = dataclasses.replace(SHORT, judge_episodes=9), Seen()
+    align(robot, tasks[:1], more, tmp_path, truth=truth, watch=last)
+    assert last.ran == ["judged/squat"]
+
+
+def test_without_a_correction_nothing_is_trained_and_the_policy_stays(
+    robot: Robot, tasks: list[Task], tmp_path: Path
+) -> None:
+    seen = Seen()
+    found = align(robot, tasks[:1], SHORT, tmp_path, truth=robot, watch=seen)  # truth is the model
+    assert not found["rounds"][0]["fit"]["accepted"]
+    assert not any("finetune" in name for name in seen.ran)
+    assert set(found["closed_loop"]["squat"]) == {"no adaptation"}
+    kept = (tmp_path / found["policies"]["squat"]).read_bytes()
+    assert kept == tasks[0].policy.data  # type: ignore[union-attr]
+
+
+def test_logs_of_a_real_robot_take_the_place_of_a_twin_and_bad_ones_are_refused(
+    robot: Robot, tasks: list[Task], tmp_path: Path
+) -> None:
+    task = tasks[1]
+    assert task.policy is not None
+    log = record(Case(task.policy, task.clip.motion, "wave"), robot, RecordConfig(episodes=1))
+    copied = {**log.fields, "joint_pos_target": log.joint_pos}
+    bad = Log(joint_names=log.joint_names, time_s=log.time_s, joint_pos=log.joint_pos,
+              fields=copied, robot="g1")  # fmt: skip
+    opened = OpenedLog(bad, "wave", tmp_path / "wave.npz", ())
+    with pytest.raises(LogRefused, match="not fit to learn from"):
+        align(robot, [task], SHORT, tmp_path / "bad", logs=[opened])
+    with pytest.raises(InputError, match="twin that plays the robot, or logs"):
+        align(robot, [task], SHORT, tmp_path / "none")
+    two = dataclasses.replace(SHORT, rounds=2)
+    with pytest.raises(InputError, match="another round needs logs"):
+        align(robot, [task], two, tmp_path / "two", logs=[opened])
+
+
+def test_gains_are_paired_and_falls_count(robot: Robot, tasks: list[Task]) -> None:
+    task = tasks[0]
+    assert task.policy is not None
+    case = Case(task.policy, task.clip.motion, "squat")
+    how = EvaluateConfig(episodes=16, start_noise="paper", seed=3)
+    one = evaluate([case], robot, how)
+    assert gains(one, one, 0)["cost_mm"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    fallen = dataclasses.replace(one.clips[0], survived_s=np.zeros(16))
+    worse = dataclasses.replace(one, clips=[fallen], overall={})
+    assert gains(one, worse, 0)["cost_mm"]["low"] > 0.0
+
+
+def test_a_robot_without_logs_is_told_what_to_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["align", "--motion", "squat", "--policy", str(POLICIES / "squat.onnx"), "--out",
+             str(tmp_path / "run")]  # fmt: skip
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "asap-deploy run" in said and "--logs FILE" in said
+    load_policy(tmp_path / "run" / "start" / "squat.onnx")
+    assert main([*words, "--policy", "a.onnx", "b.onnx"]) == 2
+
+
+def test_a_page_is_made_of_a_run_again_and_of_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "align.json").write_text('{"command": "align", "robot": "g1", "motions": {}}')
+    assert main(["report", "--run", str(tmp_path)]) == 0
+    assert main(["report", "--run", str(tmp_path), "--format", "markdown"]) == 0
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "report.md").read_text().startswith("# ")
+    for content in ("nothing", "[]", '{"command": "fit"}'):
+        (tmp_path / "align.json").write_text(content)
+        assert main(["report", "--run", str(tmp_path)]) == 2
+    assert main(["report", "--run", str(tmp_path / "none")]) == 2
+    assert main(["report"]) == 2
+    assert capsys.readouterr().err.count("\n") == 5
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_figures(tmp_path: Path) -> None:
+    def words(name: str) -> list[str]:
+        return [
+            "align", "--motion", "squat", "--policy", str(POLICIES / "squat.onnx"), "--truth",
+            "g1@worn", "--out", str(tmp_path / name), "--quiet", "--episodes", "8",
+            "--collect.episodes", "2", "--fit.identify.seconds", "4", "--train.num-envs", "16",
+            "--fit.identify.groups", "delay", "frictionloss", "--fit.method", "identify",
+            "--train.steps", "2048", "--train.ppo.horizon", "4", "--train.ppo.minibatches", "2",
+            "--train.ppo.critic-warmup", "4", "--train.save-every", "4", "--train.episodes", "2",
+        ]  # fmt: skip
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "asap.cli", *words(name)], cwd=ROOT)
+
+    assert start("whole").wait() == 0
+    for pause_s in (8.0, 20.0, 32.0):
+        process = start("killed")
+        time.sleep(pause_s)
+        process.kill()
+        process.wait()
+    assert start("killed").wait() == 0
+    whole, killed = (json.loads((tmp_path / n / "align.json").read_text())
+                     for n in ("whole", "killed"))  # fmt: skip
+    for key in ("closed_loop", "gain", "home", "quiet"):
+        assert whole[key] == killed[key], key
+    assert any(stage["reused"] for stage in killed["stages"])

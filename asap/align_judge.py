@@ -67,6 +67,8 @@ def judged(
         "closed_loop": {arm: _figures(one) for arm, one in found.items()},
         "gain": {arm: gains(found[START], one, how.seed)
                  for arm, one in found.items() if arm != START},
+        "against": {arm: gains(one, found[CORRECTED], how.seed) for arm, one in found.items()
+                    if CORRECTED in found and arm not in (START, CORRECTED)},
         "quiet": {arm: _figures(one) for arm, one in quiet.items()},
         "home": {arm: _figures(one) for arm, one in home.items()},
         "policies": f"{place}/policy.onnx",

@@ -23,6 +23,7 @@ from asap import (
     __version__,
     cli_align,
     cli_bench,
+    cli_bench_align,
     cli_data,
     cli_fit,
     cli_logs,
@@ -63,6 +64,7 @@ COMMANDS: dict[str, type[Common]] = {
     "bench integrators": cli_bench.BenchIntegrators,
     "bench train": cli_bench.BenchTrain,
     "bench gap": cli_bench.BenchGap,
+    "bench align": cli_bench_align.BenchAlign,
     "bench published": cli_bench.BenchPublished,
 }
 

@@ -113,7 +113,7 @@ class Align(Common):
             return self._record_first(tasks, out)
         try:
             found = align(robot, tasks, config, out, truth=truth, logs=logs,
-                          watch=_Shown(quiet=self.quiet))  # fmt: skip
+                          watch=Shown(quiet=self.quiet))  # fmt: skip
         except LogRefused as error:
             return Outcome(result={"run_dir": out, "refused": str(error)}, shown=[str(error)],
                            status=CHECK_FAILED)  # fmt: skip
@@ -194,9 +194,10 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-class _Shown(Watch):
+class Shown(Watch):
     """Says on stderr what happens."""
 
+        """Nothing is shown yet."""
     def __init__(self, *, quiet: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet)
         self._quiet = quiet
@@ -256,7 +257,7 @@ def _tables(found: Mapping[str, Any], out: Path) -> list[RenderableType]:
         fit = one["fit"]
         arms = {"model": fit["baseline"]["nominal"], "corrected": fit["heldout"],
                 "nothing moves": fit["baseline"]["hold_last"]}  # fmt: skip
-        rows = [[name, *(_figure(errors[h]["joint_mae_deg"], 2) for h in errors)]
+        rows = [[name, *(figure(errors[h]["joint_mae_deg"], 2) for h in errors)]
                 for name, errors in arms.items() if errors]  # fmt: skip
         columns = ["", *(f"{h} s" for h in fit["baseline"]["nominal"])]
         title = f"round {one['number']}: joint error in degrees, runs that were not fitted"
@@ -264,8 +265,8 @@ def _tables(found: Mapping[str, Any], out: Path) -> list[RenderableType]:
         shown.append(fit["verdict"])
     columns = ["policy", "success", "global mm", "rel. mm", "cost mm against the start"]
     for name, arms in found["closed_loop"].items():
-        rows = [[arm, _figure(figures["success_rate"], 2), _figure(figures["global_mpjpe_mm"], 0),
-                 _figure(figures["mpjpe_mm"], 0), _gain(found, name, arm)]
+        rows = [[arm, figure(figures["success_rate"], 2), figure(figures["global_mpjpe_mm"], 0),
+                 figure(figures["mpjpe_mm"], 0), _gain(found, name, arm)]
                 for arm, figures in arms.items()]  # fmt: skip
         shown.append(table(f"{name} on {found['judged_on']}", columns, rows))
     return [*shown, f"page: {out / PAGE}    figures: {out / RESULT}"]
@@ -273,10 +274,10 @@ def _tables(found: Mapping[str, Any], out: Path) -> list[RenderableType]:
 
 def _gain(found: Mapping[str, Any], name: str, arm: str) -> str:
     gain = found["gain"].get(name, {}).get(arm)
-    return "" if gain is None else _figure(gain["cost_mm"], 0)
+    return "" if gain is None else figure(gain["cost_mm"], 0)
 
 
-def _figure(entry: Mapping[str, float | None], digits: int) -> str:
+def figure(entry: Mapping[str, float | None], digits: int) -> str:
     """A figure of JSON for the terminal."""
     nan = float("nan")
     numbers = [nan if entry[key] is None else float(entry[key] or 0.0)

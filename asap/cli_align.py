@@ -197,8 +197,8 @@ def _read(path: Path) -> dict[str, Any]:
 class Shown(Watch):
     """Says on stderr what happens."""
 
-        """Nothing is shown yet."""
     def __init__(self, *, quiet: bool) -> None:
+        """Nothing is shown yet."""
         self._console = Console(stderr=True, quiet=quiet)
         self._quiet = quiet
         self._bar: Bar | None = None

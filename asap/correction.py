@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,8 @@ class Correction:
     """Errors on data that was not fitted, with and without."""
     learned: Learned | None = None
     """What a network adds to targets or states, on top of the parameters."""
+    variants: tuple[Mapping[str, tuple[float, ...]], ...] = ()
+    """Parameters as parts of the log alone tell them: what the fit does not know."""
 
     def __post_init__(self) -> None:
         """Check what a file could get wrong.
@@ -70,7 +72,8 @@ class Correction:
         """
         widths = dict.fromkeys((*_PER_JOINT, *EFFECTS), len(self.joint_names))
         widths |= {"added_mass_kg": 1, "com_offset_m": 3, "friction": 1, "contact_time": 1}
-        for name, values in self.parameters.items():
+        every = [pair for one in (self.parameters, *self.variants) for pair in one.items()]
+        for name, values in every:
             if name not in widths:
                 valid = [q for q in QUANTITIES if q in widths]
                 raise InputError(f"correction of unknown '{name}'{suggestion(name, valid)}")
@@ -115,6 +118,25 @@ class Correction:
         name = robot.name if "@" in robot.name else f"{robot.name}@corrected"
         facts = dataclasses.replace(robot.facts, layers=(*robot.facts.layers, self._layer(robot)))
         return robot.with_(name=name, facts=facts, learned=self._learned_for(robot), **changes)
+
+    def variant(self, number: int) -> Correction:
+        """What one part of the log alone says."""
+        return dataclasses.replace(self, parameters=self.variants[number], variants=())
+
+    def sets(self, numbers: Sequence[int]) -> tuple[dict[str, tuple[float, ...]], ...]:
+        """Variants as what differs from the corrected robot, for ``RandomizeConfig.sets``."""
+        found = []
+        for number in numbers:
+            changes = {}
+            for name, values in self.parameters.items():
+                own = np.asarray(values)
+                neutral = own * 0.0 + (1.0 if name in FACTORS else 0.0)
+                other = np.asarray(self.variants[number].get(name, neutral))
+                if name != "delay_s":  # which stands instead of the robot's own
+                    other = other / own if name in FACTORS else other - own
+                changes[name] = tuple(float(x) for x in other)
+            found.append(changes)
+        return tuple(found)
 
     def _learned_for(self, robot: Robot) -> Learned | None:
         if self.learned is not None and robot.joint_names != self.joint_names:
@@ -198,6 +220,9 @@ class Correction:
             "joint_names": list(self.joint_names),
             "parameters": {name: list(values) for name, values in self.parameters.items()},
             "provenance": dict(self.provenance),
+            "variants": [
+                {name: list(values) for name, values in one.items()} for one in self.variants
+            ],
             "heldout": dict(self.heldout),
             "learned": None,
         }
@@ -226,8 +251,8 @@ class Correction:
             return cls(
                 robot_name=str(raw["robot"]),
                 joint_names=tuple(str(name) for name in raw["joint_names"]),
-                parameters={str(k): tuple(float(x) for x in v)
-                            for k, v in raw["parameters"].items()},
+                parameters=_numbers(raw["parameters"]),
+                variants=tuple(_numbers(one) for one in raw.get("variants", ())),
                 provenance=dict(raw.get("provenance", {})),
                 heldout=dict(raw.get("heldout", {})),
                 learned=_load_learned(path, raw.get("learned")),
@@ -236,6 +261,10 @@ class Correction:
             raise InputError(str(error), file=None if "(file:" in str(error) else path) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"correction cannot be read: {error}", file=path) from None
+
+
+def _numbers(entry: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    return {str(name): tuple(float(x) for x in values) for name, values in entry.items()}
 
 
 def _load_learned(path: Path, entry: Mapping[str, str] | None) -> Learned | None:

@@ -60,6 +60,8 @@ RANDOMIZED = RandomizeConfig(
     com_offset_m=(-0.02, 0.02), stiffness=(0.8, 1.2), damping=(0.8, 1.2), delay_s=(0.0, 0.02),
 )  # fmt: skip
 """Ordinary domain randomisation: what one does without a log."""
+_HELD_OUT = 2
+"""Variants of a correction that no training sees."""
 _FRESH = 1000
 """Added to the seed of the last comparison: starts that chose nothing."""
 
@@ -71,6 +73,8 @@ class Arm(NamedTuple):
     robot: Robot
     env: EnvConfig | None = None
     """Other environments than those of the config"""
+    judges: tuple[Robot, ...] = ()
+    """Robots that choose the policy; by default the one that is trained on"""
 
 
 class Finetuned(NamedTuple):
@@ -105,7 +109,6 @@ def trainer_of(
     run_dir: Path,
     *,
     resume: bool = False,
-    judges: Sequence[Robot] = (),
 ) -> Trainer:
     """What trains a policy on.
 
@@ -116,13 +119,13 @@ def trainer_of(
         config: How.
         run_dir: Folder of the run.
         resume: Continue the run in it.
-        judges: Variants of the robot that choose; by default the robot itself.
 
     Raises:
         InputError: If the policy cannot be trained on, or there is nothing to resume.
     """
     config = config if arm.env is None else dataclasses.replace(config, env=arm.env)
-    return Trainer(arm.robot, clip, config, run_dir, resume=resume, init=policy, judges=judges)
+    return Trainer(arm.robot, clip, config, run_dir, resume=resume, init=policy,
+                   judges=arm.judges)  # fmt: skip
 
 
 def finetune(
@@ -166,7 +169,7 @@ def arms(
             ordinary randomisation, and the parameters alone where the correction has learned more.
         truth: The twin that plays the real robot, where there is one: then controls end with it.
     """
-    found = [Arm("corrected", correction.robot(robot))]
+    found = [_corrected(robot, correction, env)]
     if not controls:
         return found
     noisy = dataclasses.replace(env, target_noise=correction.size_rad(robot))
@@ -179,6 +182,17 @@ def arms(
         alone = dataclasses.replace(correction, learned=None)
         found.append(Arm("identified", alone.robot(robot)))
     return found if truth is None else [*found, Arm("oracle", truth)]
+
+
+def _corrected(robot: Robot, correction: Correction, env: EnvConfig) -> Arm:
+    """The corrected robot, with what the fit does not know: some variants train, others choose."""
+    centre, count = correction.robot(robot), len(correction.variants)
+    if count <= _HELD_OUT or not correction.parameters:
+        return Arm("corrected", centre)
+    train = correction.sets(range(count - _HELD_OUT))
+    drawn = dataclasses.replace(env, randomize=dataclasses.replace(env.randomize, sets=train))
+    held_out = [correction.variant(i).robot(robot) for i in range(count - _HELD_OUT, count)]
+    return Arm("corrected", centre, drawn, (centre, *held_out))
 
 
 def compare(

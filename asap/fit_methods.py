@@ -120,7 +120,9 @@ def _identified(
 ) -> Candidate:
     found = search(parts.train, robot, config.identify, judge, threads=config.threads,
                    progress=progress)  # fmt: skip
-    correction = found.correction if found.share < _NOTICED else nothing(robot)
+    if found.share >= _NOTICED:
+        return Candidate(nothing(robot), found, [])
+    correction = dataclasses.replace(found.correction, variants=found.variants())
     return Candidate(correction, found, [])
 
 

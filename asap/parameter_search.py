@@ -11,7 +11,7 @@ left need not invent a mass to mend a contact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -90,6 +90,14 @@ class Identified(NamedTuple):
         chosen[order[: max(1, round(seconds / (self.windows.steps * self.windows.dt)))]] = True
         z = self.linear.solution(self.active, chosen)
         return as_correction(self.parameters, z, self.robot)
+
+    def variants(self) -> tuple[Mapping[str, tuple[float, ...]], ...]:
+        """Parameters as each part of the log alone would have told them."""
+        parts = np.unique(self.linear.block)
+        if len(parts) < 2:
+            return ()
+        solutions = [self.linear.solution(self.active, self.linear.block == p) for p in parts]
+        return tuple(as_correction(self.parameters, z, self.robot).parameters for z in solutions)
 
     def rows(self) -> list[dict[str, Any]]:
         """Parameters for a table and for JSON."""

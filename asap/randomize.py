@@ -12,9 +12,12 @@ and a quantity that is not randomised costs nothing and draws no random numbers.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 
 from asap.sim import CpuSimulation
 from asap.variation import FACTORS, Variation
@@ -52,10 +55,12 @@ class RandomizeConfig:
     """Factor of the motors' limits, one per joint."""
     delay_s: Range = (0.0, 0.0)
     """From target to motor, one per robot, instead of the robot's own [s]."""
+    sets: Annotated[tuple[Mapping[str, tuple[float, ...]], ...], tyro.conf.Suppress] = ()
+    """Values that go together, by quantity of ``asap.variation``; an episode draws one of them."""
 
     def __post_init__(self) -> None:
         """Refuse ranges that make no sense."""
-        for field in dataclasses.fields(self):
+        for field in _ranges():
             low, high = getattr(self, field.name)
             if not (np.isfinite([low, high]).all() and low <= high):
                 raise InputError(f"{field.name} must be two rising numbers; got {low}, {high}")
@@ -63,6 +68,9 @@ class RandomizeConfig:
                 raise InputError(f"{field.name} is a factor and must be above 0; got {low}, {high}")
             if field.name in _NOT_NEGATIVE and low < 0.0:
                 raise InputError(f"{field.name} must be 0 or above; got {low}, {high}")
+        for name in self.sets[0] if self.sets else ():
+            if name in self.active:
+                raise InputError(f"'{name}' cannot be drawn from sets and from a range at once")
 
     @classmethod
     def paper(cls) -> RandomizeConfig:
@@ -89,21 +97,28 @@ class RandomizeConfig:
     @property
     def max_delay_s(self) -> float:
         """What the simulation has to be made with [s]."""
-        return self.delay_s[1]
+        return max([self.delay_s[1], *(max(one.get("delay_s", (0.0,))) for one in self.sets)])
 
     @property
     def active(self) -> dict[str, Range]:
         """The ranges that change something, by name."""
-        ranges = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self)}
+        ranges = {f.name: (getattr(self, f.name), f.default) for f in _ranges()}
         # A range read from JSON is a list.
         return {name: (a, b) for name, ((a, b), neutral) in ranges.items() if (a, b) != neutral}
+
+
+def _ranges() -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(RandomizeConfig) if field.name != "sets"]
 
 
 class Randomizer:
     """Gives each robot of a simulation its own physics."""
 
     def __init__(
-        self, sim: CpuSimulation, config: RandomizeConfig, rng: np.random.Generator
+        self,
+        sim: CpuSimulation,
+        config: RandomizeConfig,
+        rng: np.random.Generator,
     ) -> None:
         """Every robot is still the model's.
 
@@ -116,7 +131,9 @@ class Randomizer:
             InputError: If the delay does not fit the simulation or a body could lose all its mass.
         """
         self.config, self._sim, self._rng, self._ranges = config, sim, rng, config.active
-        self._variation = Variation(sim, self._ranges)
+        self._sets = {name: np.stack([np.asarray(one[name]) for one in config.sets])
+                      for name in (config.sets[0] if config.sets else ())}  # fmt: skip
+        self._variation = Variation(sim, [*self._ranges, *self._sets])
         self.drawn = self._variation.values
         """What robots have, N rows each, by field of the config; only what is randomised."""
         self._check()
@@ -127,6 +144,10 @@ class Randomizer:
             # One delay for all joints: they hang on one bus.
             width = 1 if name == "delay_s" else self.drawn[name].shape[1]
             self.drawn[name][env_ids] = self._rng.uniform(low, high, (len(env_ids), width))
+        if self._sets:
+            chosen = self._rng.integers(len(next(iter(self._sets.values()))), size=len(env_ids))
+            for name, rows in self._sets.items():
+                self.drawn[name][env_ids] = rows[chosen]
         self._variation.write(env_ids)
 
     def snapshot(self) -> dict[str, np.ndarray]:

@@ -128,3 +128,49 @@ def test_the_command_trains_on_compares_and_resumes(
     assert main([*words, "--resume", "--json", str(tmp_path / "b.json")]) == 0
     again = json.loads((tmp_path / "b.json").read_text())
     assert again["on_truth"] == found["on_truth"]
+
+
+def test_what_the_fit_does_not_know_is_trained_on_and_what_chooses_is_held_out(
+    robot: Robot, clip: OpenedMotion, tmp_path: Path
+) -> None:
+    joints = len(robot.joint_names)
+
+    def parameters(number: int) -> dict[str, tuple[float, ...]]:
+        return {
+            "stiffness": tuple(np.linspace(0.8, 1.1, joints) + 0.01 * number),
+            "added_frictionloss": (0.1 * (number + 1),) * joints,
+            "dead_band": (0.001 * number,) * joints,
+            "delay_s": (0.005 * (1 + number % 3),) * joints,
+            "added_mass_kg": (0.5 * number,),
+        }
+
+    variants = tuple(map(parameters, range(6)))
+    correction = Correction(robot_name="g1", joint_names=robot.joint_names,
+                            parameters=parameters(2), variants=variants)  # fmt: skip
+    correction.save(tmp_path / "correction.json")
+    assert Correction.load(tmp_path / "correction.json").variants == correction.variants
+    arm = arms(robot, correction, FINETUNE.env, controls=False, truth=None)[0]
+    assert arm.env is not None and len(arm.env.randomize.sets) == 4
+    policy = Policy.from_bytes(SQUAT.read_bytes())
+    trainer = trainer_of(arm, clip, policy, _tiny(), tmp_path / "run")
+    assert len(trainer.judges) == 3
+    sim = trainer.env.sim
+    trainer.env.reset()
+    order = [policy.contract.joint_names.index(name) for name in robot.joint_names]
+    told = np.array(policy.contract.stiffness)[order]
+    drawn = set()
+    for row in range(sim.num_envs):
+        mass = sim.batch.expand("body_mass")[row, robot.model.body(robot.anchor_name).id]
+        number = round((mass - robot.model.body(robot.anchor_name).mass[0]) / 0.5)
+        drawn.add(number)
+        wanted = parameters(number)
+        gains = sim.batch.expand("actuator_gainprm")[row, :, 0]
+        assert gains == pytest.approx(told * wanted["stiffness"])
+        friction = sim.batch.expand("dof_frictionloss")[row, robot.qvel_ids]
+        assert friction == pytest.approx(robot.frictionloss + wanted["added_frictionloss"])
+        assert sim.effects.dead_band[row] == pytest.approx(wanted["dead_band"])  # type: ignore[attr-defined]
+    assert drawn <= {0, 1, 2, 3} and len(drawn) > 1
+    # Those that choose are the last two, as robots of their own.
+    assert trainer.judges[1].stiffness == pytest.approx(
+        robot.stiffness * np.array(parameters(4)["stiffness"])
+    )

@@ -25,7 +25,7 @@ from asap.delta_fit import DeltaConfig, DeltaFitted, gated
 from asap.judge import CORRECTED, Judge
 from asap.learned import Learned, LearnedContract, from_layers
 from asap.log_windows import stretches_of
-from asap.policy import actor_layers
+from asap.policy import actor_weights, as_layers
 from asap.ppo import PpoConfig, TrackerPPO
 from asap.robot import Robot
 from asap.vecenv import TrackingVecEnv
@@ -148,7 +148,7 @@ def trainer(env: DeltaEnv, config: PpoConfig, seed: int) -> TrackerPPO:
 
 def as_learned(ppo: TrackerPPO, env: DeltaEnv) -> Learned:
     """The actor's mean as it is now, for all joints of the robot."""
-    (*hidden, (weight, bias)), _, _ = actor_layers(ppo.tracker)
+    *hidden, (weight, bias) = as_layers(actor_weights(ppo.tracker))
     joints = len(env.robot.joint_names)
     last = np.zeros((joints, weight.shape[1])), np.zeros(joints)
     last[0][env.places], last[1][env.places] = weight, bias

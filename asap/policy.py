@@ -5,14 +5,14 @@ normalised inside the towers, with running statistics that stand still within an
 are folded into the exported graph.
 
     policy = PPO(AsymmetricPolicy, env, policy_kwargs={"net_arch": {"pi": [...], "vf": [...]}})
-    layers, mean, std = actor_layers(policy)
+    layers = as_layers(actor_weights(policy))
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import MultiInputActorCriticPolicy
@@ -146,16 +146,17 @@ class AsymmetricPolicy(MultiInputActorCriticPolicy):
         return towers
 
 
-def actor_layers(policy: AsymmetricPolicy) -> tuple[list[Layer], np.ndarray, np.ndarray]:
-    """The actor as plain arrays: layers, and mean and deviation of its inputs."""
+def actor_weights(policy: AsymmetricPolicy) -> list[torch.Tensor]:
+    """Weight and bias of every layer of the actor, in order, as they are trained."""
     modules = [*policy.towers.policy_net, policy.action_net]
-    layers = [
-        (module.weight.detach().numpy().copy(), module.bias.detach().numpy().copy())
-        for module in modules
-        if isinstance(module, nn.Linear)
-    ]
-    norm = policy.towers.actor_norm
-    return layers, norm.mean.numpy().copy(), norm.std().numpy().copy()
+    linear = [module for module in modules if isinstance(module, nn.Linear)]
+    return [part for module in linear for part in (module.weight, module.bias)]
+
+
+def as_layers(weights: Sequence[torch.Tensor]) -> list[Layer]:
+    """Weights and biases in turn, as pairs of arrays."""
+    parts = [part.detach().numpy().copy() for part in weights]
+    return list(zip(parts[::2], parts[1::2], strict=True))
 
 
 def _width(space: spaces.Dict, group: str) -> int:

@@ -30,7 +30,7 @@ from asap.evaluate import Case, EvaluateConfig, Evaluation, evaluate
 from asap.export import write_policy
 from asap.imitate import ImitateConfig, Imitation
 from asap.inputs import OpenedMotion
-from asap.policy import actor_layers
+from asap.policy import actor_weights, as_layers
 from asap.ppo import PpoConfig, TrackerPPO
 from asap.regulator import plan_regulator
 from asap.rewards import RewardConfig
@@ -69,6 +69,9 @@ class TrainConfig:
     """How PPO learns."""
     imitate: ImitateConfig = field(default_factory=ImitateConfig)
     """What comes before PPO."""
+    averaging: float = 0.0
+    """Weight of the past in a running mean of the actor over iterations. The mean is what is judged
+    and exported: steps of a noisy gradient that cancel each other are not in it. 0: no mean."""
     save_every: int = 20
     """Iterations between checkpoints."""
     evaluate_every: int = 50
@@ -186,6 +189,7 @@ class Trainer:
             imitation = Imitation(self.env, plan, config.imitate)
         vec_env = TrackingVecEnv(self.env)
         self.ppo = TrackerPPO(vec_env, config.ppo, config.seed, imitation, weights)
+        self.mean_actor = [part.detach().clone() for part in actor_weights(self.ppo.tracker)]
         self.best_cost_mm = np.inf
         self.trained_s = 0.0
         if resume:
@@ -217,6 +221,7 @@ class Trainer:
             started = time.perf_counter()
             facts = self.ppo.iterate(self.ppo.num_timesteps / config.steps)
             self.trained_s += time.perf_counter() - started
+            self._average()
             self.curves.add_iteration(self._place, facts)
             watch(Report(self.ppo.num_timesteps, config.steps, facts))
             if self.ppo.iteration % config.evaluate_every == 0:
@@ -234,15 +239,22 @@ class Trainer:
         evaluation = evaluate([Case(policy, self.clip.motion, self.clip.name)], self.robot, final)
         return TrainResult(self.ppo.num_timesteps, self.trained_s, evaluation, False)
 
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Take the actor of an iteration into the running mean."""
+        past = self.config.averaging
+        for mean, now in zip(self.mean_actor, actor_weights(self.ppo.tracker), strict=True):
+            mean.mul_(past).add_(now, alpha=1.0 - past)
+
     def export(self) -> bytes:
-        """The actor as it is now, as a policy file."""
-        layers, mean, std = actor_layers(self.ppo.tracker)
+        """The actor, or its running mean, as a policy file."""
+        norm = self.ppo.tracker.towers.actor_norm
         model = onnx_file.network(
-            layers,
+            as_layers(self.mean_actor),
             activation=self.config.ppo.activation,
-            mean=mean,
-            std=std,
-            limit=self.ppo.tracker.towers.actor_norm.limit,
+            mean=norm.mean.numpy().copy(),
+            std=norm.std().numpy().copy(),
+            limit=norm.limit,
         )
         contract = dataclasses.replace(
             self.env.contract,
@@ -303,6 +315,7 @@ class Trainer:
             "numpy_rng": [str(kind), torch.from_numpy(np.array(keys, dtype=np.int64)), int(place),
                           int(has_gauss), float(gauss)],
             "best_cost_mm": self.best_cost_mm,
+            "mean_actor": self.mean_actor,
             "trained_s": self.trained_s,
         }  # fmt: skip
 
@@ -325,6 +338,7 @@ class Trainer:
         kind, keys, place, has_gauss, gauss = state["numpy_rng"]
         np.random.set_state((kind, keys.numpy().astype(np.uint32), place, has_gauss, gauss))
         self.best_cost_mm = state["best_cost_mm"]
+        self.mean_actor = state["mean_actor"]
         self.trained_s = state["trained_s"]
 
 

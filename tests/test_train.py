@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from asap import warm_start
 from asap.cli import main
 from asap.cli_train import overlaid
 from asap.curriculum import Curriculum, CurriculumConfig
 from asap.env import EnvConfig, TrackingEnv
 from asap.imitate import ImitateConfig
 from asap.inputs import OpenedMotion, open_motion
+from asap.policy import actor_weights, as_layers
 from asap.ppo import PpoConfig, TrackerPPO
 from asap.robot import Robot
 from asap.starts import StartConfig
@@ -50,8 +52,11 @@ def _config(iterations: int, **changes: object) -> TrainConfig:
     return dataclasses.replace(basic, **changes)
 
 
-def _train(robot: Robot, clip: OpenedMotion, folder: Path, stop_after: int, **options) -> Trainer:
-    trainer = Trainer(robot, clip, _config(100), folder, **options)
+def _train(
+    robot: Robot, clip: OpenedMotion, folder: Path, stop_after: int, averaging: float = 0.0,
+    **options,
+) -> Trainer:  # fmt: skip
+    trainer = Trainer(robot, clip, _config(100, averaging=averaging), folder, **options)
     done = iter(range(1, 1000))
     trainer.run(stopped=lambda: next(done) >= stop_after)
     return trainer
@@ -123,13 +128,33 @@ def test_the_exported_network_is_the_trained_one(
     np.testing.assert_allclose(policy.act(observation), expected, atol=1e-6)
 
 
+def test_what_is_exported_is_the_running_mean_over_iterations(
+    robot: Robot, clip: OpenedMotion, tmp_path: Path
+) -> None:
+    trainer = Trainer(robot, clip, _config(3, averaging=0.75), tmp_path / "run")
+    expected = as_layers(actor_weights(trainer.ppo.tracker))
+
+    def watch(report: object) -> None:
+        now = as_layers(actor_weights(trainer.ppo.tracker))
+        for (weight, bias), (w, b) in zip(expected, now, strict=True):
+            weight[:], bias[:] = 0.75 * weight + 0.25 * w, 0.75 * bias + 0.25 * b
+
+    trainer.run(watch)
+    lag = np.abs(expected[-1][0] - as_layers(actor_weights(trainer.ppo.tracker))[-1][0]).max()
+    assert lag > 1e-6
+    found = warm_start.read_actor(load_policy(tmp_path / "run" / POLICY)).layers
+    for (weight, bias), (w, b) in zip(expected, found, strict=True):
+        np.testing.assert_allclose(w, weight, atol=1e-6)
+        np.testing.assert_allclose(b, bias, atol=1e-6)
+
+
 def test_a_killed_run_continues_to_the_bit(
     robot: Robot, clip: OpenedMotion, tmp_path: Path
 ) -> None:
-    straight = _train(robot, clip, tmp_path / "straight", 6)
-    _train(robot, clip, tmp_path / "killed", 3)
+    straight = _train(robot, clip, tmp_path / "straight", 6, averaging=0.9)
+    _train(robot, clip, tmp_path / "killed", 3, averaging=0.9)
     (tmp_path / "killed" / f".{CHECKPOINT}.half-written").write_bytes(b"what a kill leaves")
-    resumed = _train(robot, clip, tmp_path / "killed", 3, resume=True)
+    resumed = _train(robot, clip, tmp_path / "killed", 3, averaging=0.9, resume=True)
     assert resumed.ppo.iteration == straight.ppo.iteration == 6
     assert _same(straight._state(), resumed._state())
     another = Trainer(robot, clip, _config(100, seed=1), tmp_path / "other")

@@ -34,7 +34,7 @@ from asap_deploy.npz import write_atomic
 from asap_deploy.policy import Policy
 
 FINETUNE = TrainConfig(
-    steps=800_000,
+    steps=500_000,
     num_envs=256,
     # The correction is of this physics: training in another would add a gap of its own.
     physics_dt=0.005,
@@ -51,7 +51,7 @@ FINETUNE = TrainConfig(
         last_kl=0.003,
         learning_rate_bounds=(1e-6, 3e-4),
     ),
-    averaging=0.9,
+    averaging=0.8,
     evaluate_every=5,
 )
 """Few steps of much experience each, ever smaller, and a mean over them: from a policy that is good

@@ -57,8 +57,10 @@ class PpoConfig:
     grad_norm: float = 1.0
     """Gradients longer than this are shortened."""
     learning_rate: float = 3e-4
-    """At the start; with --init that of the critic's warm-up, after which the rate rises from its
-    smallest: at 3e-4 a first iteration moves a policy by KL 0.19, at 1e-5 by 0.002 to 0.013."""
+    """At the start; with --init that of the critic's warm-up."""
+    first_rate: float = 1e-5
+    """With --init the learning rate with which the policy begins to move: at 3e-4 a first iteration
+    moves one by KL 0.19, at 1e-5 by 0.002 to 0.013."""
     target_kl: float = 0.02
     """The learning rate falls above twice, and rises below half of this."""
     last_kl: float | None = None
@@ -112,8 +114,7 @@ class TrackerPPO(PPO):
             )
         self.config, self.imitation, self.iteration = config, imitation, 0
         self._progress = 0.0
-        smallest = config.learning_rate_bounds[0]
-        self.adaptive_rate = config.learning_rate if init is None else smallest
+        self.adaptive_rate = config.learning_rate if init is None else config.first_rate
         usual = 0 if init is None else warm_start.WARMUP
         self.warmup = usual if config.critic_warmup is None else config.critic_warmup
         # Sums of floats depend on how they are split: the same number of threads everywhere.

@@ -125,6 +125,7 @@ class _Run:
             "robot": self.robot.name,
             "truth": None if self.truth is None else self.truth.name,
             "judged_on": judge.name,
+            "judged_from": self.config.train.judged_from,
             "motions": self._motions(),
             "rounds": rounds,
             **self._judge(judge, start, arms_of),
@@ -319,7 +320,8 @@ class _Run:
     ) -> dict[str, Any]:  # fmt: skip
         """All policies on the robot, from starts that nothing has seen."""
         config = self.config
-        how = Judging(config.judge_episodes, config.seed + _JUDGE_SEED, config.threads)
+        how = Judging(config.judge_episodes, config.seed + _JUDGE_SEED, config.threads,
+                      config.train.judged_from)  # fmt: skip
         told: dict[str, dict[str, Any]] = {}
         for task in self.tasks:
             name = task.clip.name

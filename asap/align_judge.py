@@ -19,6 +19,7 @@ from asap.inputs import OpenedMotion
 from asap.metrics import ERROR_NAMES, paired_difference
 from asap.robot import Robot
 from asap.sheet import contact_sheet
+from asap.tracking import StartNoise
 from asap.visualize import write_recording
 from asap_deploy.npz import write_atomic
 from asap_deploy.policy import Policy
@@ -38,6 +39,8 @@ class Judging(NamedTuple):
     """Of starts and sensors, the same for all."""
     threads: int
     """Of the simulator; 0: all cores."""
+    start_noise: StartNoise
+    """Of their starts."""
 
 
 def judged(
@@ -54,10 +57,7 @@ def judged(
         how: How often, from which starts.
         folder: Of the run's stage ``judged/<clip>``; gets pictures, a recording and the policy.
     """
-    found, home = (
-        compare(policies, clip, robot, episodes=how.episodes, seed=how.seed, threads=how.threads)
-        for robot in (judge, model)
-    )
+    found, home = (compare(policies, clip, robot, **how._asdict()) for robot in (judge, model))
     quiet = compare(policies, clip, judge, episodes=_QUIET, seed=how.seed, threads=how.threads,
                     start_noise="none")  # fmt: skip
     final = policies.get(CORRECTED, policies[START])

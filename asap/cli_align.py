@@ -33,7 +33,7 @@ from asap.cli_common import (
 from asap.cli_logs import ReplayLogs
 from asap.cli_progress import TrainingProgress, plan_of
 from asap.cli_train import overlaid
-from asap.finetune import FINETUNE, Finetuned, finetune
+from asap.finetune import FINETUNE, Finetuned, beginning, finetune
 from asap.fit import checked
 from asap.fit_methods import FitConfig
 from asap.inputs import open_motion, open_policy
@@ -41,6 +41,7 @@ from asap.log_import import open_log
 from asap.metrics import Interval
 from asap.record import RecordConfig
 from asap.robot import Robot
+from asap.tracking import StartNoise
 from asap.train import TrainConfig, Trainer
 from asap_deploy.errors import InputError
 from asap_deploy.npz import write_atomic
@@ -71,6 +72,8 @@ class Align(Common):
     """Logs of a real robot, of any known format."""
     columns: Path | None = None
     """Column map (TOML) of foreign logs: see real_logs/columns."""
+    start_noise: StartNoise = "paper"
+    """Starts that are trained and judged: none (at rest in the first frame), small, paper."""
     rounds: int = 1
     """Times that the loop is gone through (with --truth)."""
     controls: bool = False
@@ -107,7 +110,8 @@ class Align(Common):
         config = AlignConfig(
             collect=self.collect, rounds=self.rounds, controls=self.controls, fit=self.fit,
             judge_episodes=self.episodes, seed=self.seed, pretrain=self.pretrain,
-            train=overlaid(FINETUNE, self.train, TrainConfig()), threads=self.train.threads,
+            train=beginning(overlaid(FINETUNE, self.train, TrainConfig()), self.start_noise),
+            threads=self.train.threads,
         )  # fmt: skip
         if truth is None and not logs:
             return self._record_first(tasks, out)

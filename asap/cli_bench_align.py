@@ -15,7 +15,8 @@ from asap.bench_align import Pair, PairSetup, align_pairs
 from asap.cli_align import Shown, figure
 from asap.cli_common import INTERRUPTED, Common, Outcome, Progress, table
 from asap.cli_train import overlaid
-from asap.finetune import FINETUNE
+from asap.finetune import FINETUNE, beginning
+from asap.tracking import StartNoise
 from asap.train import TrainConfig
 
 
@@ -38,7 +39,9 @@ class BenchAlign(Common):
     controls: bool = True
     """Train the controls too."""
     episodes: int = 256
-    """Noisy episodes that judge each policy."""
+    """Episodes that judge each policy."""
+    start_noise: StartNoise = "paper"
+    """Starts that are trained and judged: none (at rest in the first frame), small, paper."""
     out: Path | None = None
     """Folder of the runs; runs/bench/align-<time> by default."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -47,7 +50,7 @@ class BenchAlign(Common):
     def run(self, progress: Progress) -> Outcome:
         """Align every pair."""
         out = self.out or Path("runs") / "bench" / f"align-{time.strftime('%Y%m%d-%H%M%S')}"
-        train = overlaid(FINETUNE, self.train, TrainConfig())
+        train = beginning(overlaid(FINETUNE, self.train, TrainConfig()), self.start_noise)
         config = AlignConfig(controls=self.controls, judge_episodes=self.episodes, train=train,
                              threads=self.train.threads)  # fmt: skip
         config = dataclasses.replace(
@@ -64,9 +67,10 @@ class BenchAlign(Common):
         columns = ["", "arm", "success", "global mm", "rel. mm", "cost mm against the start",
                    "of the way"]  # fmt: skip
         rows = [row for one in found for row in _rows(one)]
+        title = f"{self.episodes} episodes on the twin, starts: {self.start_noise}"
         return Outcome(
             result={"run_dir": out, "pairs": [one.as_dict() for one in found]},
-            shown=[table(f"{self.episodes} noisy episodes on the twin", columns, rows)],
+            shown=[table(title, columns, rows)],
         )
 
 

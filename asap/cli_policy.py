@@ -17,7 +17,7 @@ from asap.metrics import ERROR_NAMES
 from asap.record import RecordConfig, record
 from asap.robot import Robot
 from asap.rollout import Rollout
-from asap.tracking import StartNoise
+from asap.tracking import NOISE, StartNoise
 from asap.walk import WalkConfig, walk
 from asap_deploy.errors import InputError
 from asap_deploy.golden import load_policy, verify
@@ -50,7 +50,8 @@ class Evaluate(Common):
     episodes: int = 64
     """Episodes of each clip."""
     start_noise: StartNoise = "none"
-    """none: at rest in the first frame; paper: with the noise of the original's fine-tuning."""
+    """none: at rest in the first frame; paper: with the noise of the original's fine-tuning;
+    small: with a third of it."""
     delay_ms: float = 0.0
     """Delay from command to motor [ms]."""
     push_speed: float = 0.0
@@ -113,7 +114,7 @@ class Evaluate(Common):
         config = RecordConfig(
             episodes=self.episodes,
             base_pose=self.record_base,
-            start_noise=0.0 if self.start_noise == "none" else 1.0,
+            start_noise=NOISE[self.start_noise],
             fail_distance_m=self.fail_distance_m,
             seed=self.seed,
             threads=self.threads,

@@ -12,10 +12,11 @@ from typing import Any, ClassVar, Literal, TypeVar
 from asap.cli_common import INTERRUPTED, Common, Outcome, Progress, show, stop_requests, table
 from asap.cli_progress import TrainingProgress, plan_of
 from asap.correction import Correction
-from asap.finetune import FINETUNE, arms, compare, finetune, trainer_of
+from asap.finetune import FINETUNE, arms, beginning, compare, finetune, trainer_of
 from asap.inputs import OpenedMotion, open_motion, open_policy
 from asap.metrics import ERROR_NAMES
 from asap.robot import Robot
+from asap.tracking import StartNoise
 from asap.train import CHECKPOINT, FINAL, POLICY, TrainConfig, Trainer
 from asap_deploy.policy import Policy
 
@@ -132,6 +133,8 @@ class Finetune(Common):
     """Observation layout of a policy that carries no contract."""
     out: Path | None = None
     """Folder of the runs; runs/finetune/<time>-<seed> by default."""
+    start_noise: StartNoise = "paper"
+    """Starts that are trained and judged: none (at rest in the first frame), small, paper."""
     resume: bool = False
     """Continue in --out; what is finished is not done again."""
     ground: bool = True
@@ -145,6 +148,7 @@ class Finetune(Common):
         truth = None if self.truth is None else Robot.load(self.truth)
         clip = open_motion(self.motion, robot, ground=self.ground)
         config = dataclasses.replace(overlaid(FINETUNE, self.train, TrainConfig()), seed=self.seed)
+        config = beginning(config, self.start_noise)
         start = open_policy(self.policy, robot, clip, self.layout).policy
         correction = Correction.load(self.correction)
         places = arms(robot, correction, config.env, controls=self.controls, truth=truth)
@@ -187,7 +191,7 @@ def _compared(
     """All policies on one robot, from the same noisy starts."""
     episodes = FINAL * config.episodes
     judged = compare(policies, clip, robot, episodes=episodes, seed=config.seed + 2000,
-                     threads=config.threads)  # fmt: skip
+                     threads=config.threads, start_noise=config.judged_from)  # fmt: skip
     found = {name: evaluation.overall for name, evaluation in judged.items()}
     rows = [[name, *(show(overall[key], 2) for key in ("success_rate", *ERROR_NAMES[:2]))]
             for name, overall in found.items()]  # fmt: skip

@@ -26,7 +26,7 @@ from asap.metrics import (
 from asap.robot import Robot
 from asap.rollout import Rollout
 from asap.sim_protocol import Simulation
-from asap.tracking import Reference, StartNoise, start_states
+from asap.tracking import NOISE, Reference, StartNoise, start_states
 from asap.twin import Sensors, make_simulation
 from asap_deploy.contract import PolicyContract
 from asap_deploy.errors import InputError
@@ -49,7 +49,7 @@ class EvaluateConfig:
     """Episodes of each clip."""
     start_noise: StartNoise = "none"
     """none: at rest in the first frame; paper: the reference's velocity and the noise with which
-    the original fine-tunes (joints 0.1 rad, base 5 cm and up to 10 degrees)."""
+    the original fine-tunes (joints 0.1 rad, base 5 cm and up to 10 degrees); small: a third."""
     delay_ms: float = 0.0
     """From command to motor [ms]; real robots have 5 to 20."""
     push_speed: float = 0.0
@@ -208,7 +208,8 @@ def _evaluate_clip(
     reference = Reference(case.motion, robot, points)
     quiet = config.start_noise == "none"
     first = reference.frame(np.zeros(count))
-    qpos, qvel = start_states(first, robot, rng, noise=0.0 if quiet else 1.0, at_rest=quiet)
+    noise = NOISE[config.start_noise]
+    qpos, qvel = start_states(first, robot, rng, noise=noise, at_rest=quiet)
     sim.reset(np.arange(count), qpos, qvel)
     meter, recorder = ErrorMeter(count), _Recorder(robot, case.name)
     steps = max(1, round(case.motion.duration_s / robot.control_dt))

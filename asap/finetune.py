@@ -28,7 +28,7 @@ from asap.ppo import PpoConfig
 from asap.randomize import RandomizeConfig
 from asap.rewards import RewardConfig
 from asap.robot import Robot
-from asap.tracking import StartNoise
+from asap.tracking import NOISE, StartNoise
 from asap.train import FINAL, POLICY, START, Report, TrainConfig, Trainer
 from asap_deploy.npz import write_atomic
 from asap_deploy.policy import Policy
@@ -103,6 +103,15 @@ class Finetuned(NamedTuple):
         }
 
 
+def beginning(config: TrainConfig, noise: StartNoise) -> TrainConfig:
+    """The same, trained and judged for starts of this kind."""
+    most = 1.2 * NOISE[noise]
+    ours = config.env.start.noise == FINETUNE.env.start.noise
+    start = dataclasses.replace(config.env.start, noise=(most / 6.0, most)) if ours else None
+    env = config.env if start is None else dataclasses.replace(config.env, start=start)
+    return dataclasses.replace(config, env=env, judged_from=noise)
+
+
 def trainer_of(
     arm: Arm,
     clip: OpenedMotion,
@@ -147,7 +156,7 @@ def finetune(
     if result.interrupted:
         return Finetuned(False, None, None, result.steps, result.wall_s, True)
     config = trainer.config
-    fresh = EvaluateConfig(episodes=FINAL * config.episodes, start_noise="paper",
+    fresh = EvaluateConfig(episodes=FINAL * config.episodes, start_noise=config.judged_from,
                            seed=config.seed + _FRESH, threads=config.threads)  # fmt: skip
     start, found = (folder / name for name in (START, POLICY))
     before, after = (_judged(file, clip, trainer.judges, fresh) for file in (start, found))

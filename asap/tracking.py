@@ -15,9 +15,12 @@ from asap.robot import Robot
 from asap_deploy import rotation
 from asap_deploy.motion import Motion, MotionFrame
 
-StartNoise = Literal["none", "paper"]
+StartNoise = Literal["none", "small", "paper"]
 """none: at rest in the first frame. paper: the velocity of the reference and the noise with which
-the original fine-tunes: joints 0.1 rad and 0.15 rad/s, base 5 cm, up to 10 degrees, 0.01 m/s."""
+the original fine-tunes: joints 0.1 rad and 0.15 rad/s, base 5 cm, up to 10 degrees, 0.01 m/s.
+small: a third of it, about what a robot has that stood up by itself."""
+NOISE: dict[StartNoise, float] = {"none": 0.0, "small": 1.0 / 3.0, "paper": 1.0}
+"""Multiples of the original's start noise."""
 
 
 class Reference:

@@ -36,6 +36,7 @@ from asap.regulator import plan_regulator
 from asap.rewards import RewardConfig
 from asap.robot import Robot
 from asap.starts import StartConfig
+from asap.tracking import StartNoise
 from asap.vecenv import TrackingVecEnv
 from asap_deploy.errors import InputError
 from asap_deploy.npz import write_atomic
@@ -77,7 +78,9 @@ class TrainConfig:
     evaluate_every: int = 50
     """Iterations between evaluations; the best policy of all evaluations is the result."""
     episodes: int = 64
-    """Episodes of those evaluations, from the original's start noise."""
+    """Episodes of those evaluations."""
+    judged_from: StartNoise = "paper"
+    """Starts of those evaluations: none (at rest), small, or paper (the original's noise)."""
     seed: int = 0
     """Of everything random."""
     threads: int = 0
@@ -234,8 +237,8 @@ class Trainer:
         self._keep_best()
         self.save()
         policy = Policy.from_bytes((self.run_dir / POLICY).read_bytes())
-        final = EvaluateConfig(episodes=FINAL * config.episodes, start_noise="paper",
-                               seed=config.seed + 1)  # fmt: skip
+        final = EvaluateConfig(episodes=FINAL * config.episodes, seed=config.seed + 1,
+                               start_noise=config.judged_from)  # fmt: skip
         evaluation = evaluate([Case(policy, self.clip.motion, self.clip.name)], self.robot, final)
         return TrainResult(self.ppo.num_timesteps, self.trained_s, evaluation, False)
 
@@ -273,8 +276,10 @@ class Trainer:
     def _keep_best(self) -> None:
         """Evaluate the actor; write its policy if none was better."""
         data = self.export()
-        config = EvaluateConfig(episodes=self.config.episodes, start_noise="paper",
-                                seed=self.config.seed, threads=self.config.threads)  # fmt: skip
+        config = EvaluateConfig(
+            episodes=self.config.episodes, start_noise=self.config.judged_from,
+            seed=self.config.seed, threads=self.config.threads,
+        )  # fmt: skip
         case = Case(Policy.from_bytes(data), self.clip.motion, self.clip.name)
         found = [evaluate([case], robot, config) for robot in self.judges]
         figures = {name: float(np.mean([one.overall[name].value for one in found]))

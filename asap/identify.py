@@ -188,6 +188,10 @@ class Shooting:
         robust = np.sign(errors) * _OUTLIER * np.sqrt(2.0 * (np.sqrt(1.0 + size**2) - 1.0))
         return robust[0] if z.ndim == 1 else robust.T
 
+    def cost(self, z: np.ndarray) -> float:
+        """What is made small: squared errors, and the pull towards the model."""
+        return float(np.square(self.residual(z)).sum() + np.square(_PRIOR * z).sum())
+
     def solve(
         self,
         start: np.ndarray,

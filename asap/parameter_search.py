@@ -33,7 +33,12 @@ _PLAIN = ("delay", "stiffness", "damping", "frictionloss")
 _MISLED = 1.2
 """If the plain groups alone are no worse than all by this factor, groups are added one by one."""
 _ROUGH = 2
-"""The first iteration looks at one window in so many."""
+"""The first iterations look at one window in so many."""
+_ROTORS = ((3.0, 0.0), (10.0, 0.0), (1.0, 0.03), (1.0, 0.1))
+"""Factor and least armature [kg m^2] of rotors that are tried first: descriptions leave them out,
+or say what is the default of another simulator."""
+_PAYS = 0.9
+"""A step of Gauss-Newton that leaves more than this of the cost is the last."""
 
 Progress = Callable[[float], None]
 
@@ -48,8 +53,8 @@ class IdentifyConfig:
     """At most so much of the log is fitted [s]; more has not helped."""
     delays_ms: tuple[float, ...] = (0.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0)
     """Delays that are tried first [ms]."""
-    iterations: int = 3
-    """Of Gauss-Newton."""
+    iterations: int = 8
+    """Of Gauss-Newton, at most."""
     groups: tuple[str, ...] = tuple(KINDS)
     """Groups of parameters that may be fitted."""
 
@@ -145,35 +150,74 @@ def search(
         return Shooting(windows, own, parameters, base_known=known, threads=threads)
 
     parameters = Parameters(own, kinds=config.groups)
-    z = np.zeros(len(parameters))
-    if "delay" in config.groups:
-        alone = Parameters(own, kinds=["delay"])
-        first = [p.quantity for p in parameters.items].index("delay_s")
-        z[first] = _likely_delay(shooting(alone, _ROUGH), alone, own, config)
-    late = bool(z.any())
-    progress(0.05)
-    wanted = _of_groups(parameters, [g for g in config.groups if late or g != "delay"])
+    z, wanted = _begin(shooting, parameters, config)
+    progress(0.2)
     # How joints differ from their group is little: one step from the end finds it.
     mostly = wanted & ~_of_groups(parameters, OF_JOINTS)
-    rough, whole = shooting(parameters, _ROUGH), shooting(parameters)
-    z = rough.solve(z, mostly, iterations=1)
-    progress(0.2)
-    z = whole.solve(z, mostly, iterations=max(1, config.iterations - 1),
-                    progress=lambda part: progress(0.2 + 0.4 * part))  # fmt: skip
+    whole = shooting(parameters)
+    z = _descend(whole, z, mostly, config.iterations, lambda part: progress(0.2 + 0.6 * part))
     linear = whole.linear(z)
     progress(0.8)
     return _Chooser(robot, parameters, linear, judge, whole).choose(wanted & linear.free)
 
 
-def _likely_delay(
-    shooting: Shooting, parameters: Parameters, robot: Robot, config: IdentifyConfig
-) -> float:
-    """The delay that fits best beside the model's physics, in units; 0 for none."""
-    delays = np.array(config.delays_ms) / 1000.0
-    units = (delays - robot.delay_s.max()) / parameters.items[0].scale
-    costs = np.square(shooting.residual(units[None])).sum(axis=0)
-    best = int(np.argmin(costs))
-    return float(units[best]) if delays[best] > 0.0 else 0.0
+def _begin(
+    shooting: Callable[[Parameters, int], Shooting], parameters: Parameters, config: IdentifyConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the descent starts (P,), and which parameters it may change (P,).
+
+    What a delay explains may be a rotor that is heavier than the model's, and no descent leads from
+    the one to the other: a grid over both is looked at first.
+    """
+    rotors = _rotors(parameters)
+    delays = [place for place, p in enumerate(parameters.items) if p.quantity == "delay_s"]
+    grid = []
+    for rotor in rotors:
+        for delay in config.delays_ms if delays else (0.0,):
+            z = rotor.copy()
+            if delay > 0.0:
+                wanted = delay / 1000.0 - parameters.robot.delay_s.max()
+                z[delays] = wanted / parameters.items[delays[0]].scale
+            grid.append(z)
+    rough = shooting(parameters, _ROUGH)
+    columns = np.clip(np.stack(grid, axis=1), *(bound[:, None] for bound in parameters.bounds))
+    columns[delays] = np.stack(grid, axis=1)[delays]  # none at all lies below the bound
+    costs = np.square(rough.residual(columns)).sum(axis=0)
+    z = columns[:, int(np.argmin(costs))]
+    wanted = _of_groups(parameters, config.groups)
+    wanted[delays] = z[delays] != 0.0
+    mostly = wanted & ~_of_groups(parameters, OF_JOINTS)
+    return rough.solve(z, mostly, iterations=1), wanted
+
+
+def _rotors(parameters: Parameters) -> list[np.ndarray]:
+    """Beginnings (P,) with heavier rotors: the model's, all by a factor, all at least so heavy."""
+    own = parameters.robot.armature
+    places = [n for n, group in enumerate(parameters.groups) if group == "armature"]
+    found = [np.zeros(len(parameters))]
+    for factor, least in _ROTORS if places else ():
+        z = found[0].copy()
+        for place in places:
+            item = parameters.items[place]
+            here = float(np.median(own[item.columns]))
+            times = max(factor, least / here) if here > 0.0 else 1.0
+            z[place] = np.log(times) / item.scale
+        found.append(z)
+    return found
+
+
+def _descend(
+    shooting: Shooting, z: np.ndarray, active: np.ndarray, most: int, progress: Progress
+) -> np.ndarray:
+    """Gauss-Newton until a step hardly pays."""
+    cost = shooting.cost(z)
+    for number in range(most):
+        z = shooting.solve(z, active, iterations=1)
+        before, cost = cost, shooting.cost(z)
+        progress((number + 1) / most)
+        if cost > _PAYS * before:
+            break
+    return z
 
 
 def _of_groups(parameters: Parameters, groups: Sequence[str]) -> np.ndarray:

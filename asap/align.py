@@ -126,6 +126,7 @@ class _Run:
             "truth": None if self.truth is None else self.truth.name,
             "judged_on": judge.name,
             "judged_from": self.config.train.judged_from,
+            "judge_episodes": self.config.judge_episodes,
             "motions": self._motions(),
             "rounds": rounds,
             **self._judge(judge, start, arms_of),

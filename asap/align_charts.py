@@ -174,6 +174,7 @@ def gain_chart(found: Mapping[str, Any]) -> str | None:
         figure = Figure(figsize=(5.0, 1.0 + 0.27 * len(rows)))
         axes = _axes(figure, across=True)
         axes.axvline(0.0, color=_INK, lw=1.0)
+        axes.plot([-1.0, 1.0], [0, 0], alpha=0.0)  # changes below a millimetre look small
         for row, (_, arm, gain) in enumerate(rows):
             color = _ARMS.get(arm, _BEFORE)
             if not math.isnan(gain.low + gain.high):

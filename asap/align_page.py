@@ -50,6 +50,7 @@ from asap.align_words import (
     motions_of,
     number,
     one_second,
+    starts,
     told,
 )  # fmt: skip
 from asap.evaluate import FALL_MM
@@ -57,8 +58,18 @@ from asap.evaluate import FALL_MM
 RESULT = "align.json"
 _PICTURES_BYTES = 1_800_000
 """Of all pictures of a page together; base64 makes a third more of it."""
-_LOCAL = "mpjpe_mm"
 _REPLAYED = {JOINT: "Joint error [deg]", BODY: "Position error [mm]"}
+_MEASURED = (
+    ("finishes", "closed_loop", SUCCESS, ""),
+    ("distance to the clip [mm]", "closed_loop", BODY, ""),
+    ("relative to the base [mm]", "closed_loop", "mpjpe_mm", ""),
+    ("change of cost [mm]", "gain", COST, "+"),
+    ("change of distance where both finish [mm]", "gain", BODY, "+"),
+    ("corrected against it: cost [mm]", "against", COST, "+"),
+    ("from rest: finishes", "quiet", SUCCESS, ""),
+    ("from rest: distance [mm]", "quiet", BODY, ""),
+)
+"""Columns of policies: heading, key of the file, metric, sign."""
 _ARMS = {
     START: "the start policy, untouched",
     NEW: "the new policy, trained on in the corrected simulator",
@@ -264,28 +275,31 @@ def _policies(found: Mapping[str, Any], *, draw: bool) -> list[Block]:
         title = "Change against the start policy, by motion and arm"
         blocks.append(Images([Image(title, chart)], "gain"))
     where = at(found, "judged_on") or at(found, "truth") or "an unnamed robot"
-    columns = ["", "finishes", "distance to the clip [mm]", "relative to the base [mm]",
-               "change of cost [mm]", "change of distance where both finish [mm]"]  # fmt: skip
     shown = []
     for motion in motions_of(found):
-        of = {key: mapping(found, key, motion) for key in ("closed_loop", "gain")}
-        arms = list(dict.fromkeys([*of["closed_loop"], *of["gain"]]))
+        arms = list(dict.fromkeys([*mapping(found, "closed_loop", motion),
+                                   *mapping(found, "gain", motion)]))  # fmt: skip
+        known = [one for one in _MEASURED
+                 if any(interval(found, one[1], motion, arm, one[2]) for arm in arms)]  # fmt: skip
         rows = [
-            [arm, *(told(interval(of["closed_loop"], arm, m), m) for m in (SUCCESS, BODY, _LOCAL)),
-             *("" if arm == START else told(interval(of["gain"], arm, m), m, sign="+")
-               for m in (COST, BODY))]
+            [arm, *("" if (arm, key) == (START, "gain") else
+                    told(interval(found, key, motion, arm, metric), metric, sign=sign)
+                    for _, key, metric, sign in known)]
             for arm in arms
         ]  # fmt: skip
         shown += arms
-        key = f"closed_loop.{motion}, gain.{motion}"
-        title = f"{motion} on {where}, from the same starts"
-        blocks += [Table(title, columns, rows, key)] if arms else []
+        keys = dict.fromkeys(key for _, key, _, _ in known)
+        title = f"{motion} on {where}, {starts(found)}"
+        columns = ["", *(label for label, *_ in known)]
+        source = ", ".join(f"{key}.{motion}" for key in keys)
+        blocks += [Table(title, columns, rows, source)] if known else []
     if not shown:
         return [*blocks, Text("No policy was run in a closed loop.")]
     about = [f"{arm}: {_ARMS[arm]}." for arm in dict.fromkeys(shown) if arm in _ARMS]
     about.append(
         f"Cost: distance to the clip, a failed run counted as {FALL_MM:.0f} mm. Changes are "
-        "against the start policy from the same starts; negative is better."
+        "against the start policy from the same starts; negative is better. A paired comparison of "
+        "the new policy with a control, where there is one, has a column of its own."
     )
     return [*blocks, Items(about)]
 

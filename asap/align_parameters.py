@@ -95,6 +95,7 @@ def _parameter(row: Any) -> str:
     if told_by == "model":
         return "model"
     ends = "" if math.isnan(low + high) else f" [{_short(low)}, {_short(high)}]"
+    ends = "" if ends == " [0, 0]" else ends
     none = not math.isnan(low + high) and abs(value) < 1e-3 * (high - low)
     return f"{'0' if none else _short(value)}{'' if told_by == 'log' else '*'}{ends}"
 

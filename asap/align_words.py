@@ -183,14 +183,20 @@ def _falls(found: Mapping[str, Any], motion: str, arm: str) -> Change:
 
 
 def rivals(found: Mapping[str, Any], motion: str) -> list[str]:
-    """Controls whose gain reaches that of the correction, as far as intervals can tell."""
+    """Controls that the correction does not beat: paired where that was measured."""
     ours = gain_of(found, motion, NEW)
-    seen = {name: gain_of(found, motion, name) for name in CONTROLS}
     if ours is None:
         return []
-    end = ours.value if math.isnan(ours.high) else ours.high
-    return [name for name, one in seen.items()
-            if one is not None and not min(one.value, one.low) > end]  # fmt: skip
+    named = []
+    for name in CONTROLS:
+        paired = interval(found, "against", motion, name, COST)
+        own = gain_of(found, motion, name)
+        if paired is not None:
+            beaten = paired.high < 0.0
+        else:
+            beaten = own is None or min(own.value, own.low) > max(ours.value, ours.high)
+        named += [] if beaten else [name]
+    return named
 
 
 def answer(found: Mapping[str, Any]) -> list[Line]:
@@ -236,9 +242,8 @@ def _policy(found: Mapping[str, Any]) -> Line:
     if not known:
         none = "No policy was trained; the start policies are what there is."
         return Line(ask, "Unchanged.", (none,), "closed_loop")
-    where = f"Judged on {at(found, 'judged_on') or truth or 'an unnamed robot'}, from the same "
-    where += "noisy starts." if truth else (
-        "noisy starts: that is the model as the correction made it, not the robot.")  # fmt: skip
+    where = f"Judged on {at(found, 'judged_on') or truth or 'an unnamed robot'}, {starts(found)}"
+    where += "." if truth else ": that is the model as the correction made it, not the robot."
     by = {n: "unchanged" if changed(found, n) is False else change_of(found, n, NEW) for n in known}
     found_ones = dict.fromkeys(by.values())
     counts = [f"{what} on {joined([n for n in known if by[n] == what])}" for what in found_ones]
@@ -248,6 +253,13 @@ def _policy(found: Mapping[str, Any]) -> Line:
     verdict = ("" if truth else "in the model only: ") + verdict
     details = (*(_of_motion(found, name, by[name]) for name in known), where)
     return Line(ask, f"{verdict[:1].upper()}{verdict[1:]}.", details, "gain, closed_loop")
+
+
+def starts(found: Mapping[str, Any]) -> str:
+    """How judged runs begin, the same for all policies."""
+    noise = {"none": "at rest", "small": "with a little noise", "paper": "with the paper's noise"}
+    how = noise.get(str(at(found, "judged_from")), "")
+    return f"from the same starts{f' ({how})' if how else ''}"
 
 
 def _of_motion(found: Mapping[str, Any], motion: str, what: str) -> str:
@@ -350,7 +362,7 @@ def limits(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"Motions: {joined(names)}. Nothing is said about others, about other floors "
                      "or other loads.")  # fmt: skip
     lines += [
-        "Intervals are 95%: of predictions over runs of the log, of policies over noisy starts. "
+        "Intervals are 95%: of predictions over runs of the log, of policies over their starts. "
         f"The luck of a training seed (here {at(found, 'seed')}) is not in them.",
         "Errors of a policy count the frames before it fails: read them beside the share of runs "
         "that it finishes.",

@@ -68,6 +68,14 @@ COMMANDS: dict[str, type[Common]] = {
     "bench published": cli_bench.BenchPublished,
 }
 
+NAMED = {
+    "robots check": "--robot",
+    "robots view": "--robot",
+    "motions check": "--motion",
+    "motions convert": "--motion",
+}
+"""What can be left out before the names that a command is about."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -143,6 +151,8 @@ def _parse(name: str, words: list[str]) -> Common:
     """Options as a dataclass; what cannot be parsed is one line instead of a page."""
     if "-h" in words or "--help" in words:
         return tyro.cli(COMMANDS[name], prog=f"asap {name}", args=["--help"])
+    # What these take bare may also be named, as everywhere else.
+    words = [word for word in words if word != NAMED.get(name)]
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):

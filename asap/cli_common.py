@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -60,11 +60,22 @@ class Outcome:
     status: int = DONE
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table for the terminal: names to the left, figures to the right."""
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, sentences: bool = False
+) -> Table:
+    """A table for the terminal: names to the left, figures to the right.
+
+    Args:
+        title: Above it.
+        columns: Headings.
+        rows: Texts.
+        sentences: The last column holds sentences, which are broken; all others names.
+    """
     result = Table(title=title, title_justify="left", header_style="bold")
     for place, column in enumerate(columns):
-        result.add_column(column, justify="right" if place else "left", no_wrap=True)
+        broken = sentences and place == len(columns) - 1
+        side: Literal["left", "right"] = "left" if sentences or place == 0 else "right"
+        result.add_column(column, justify=side, no_wrap=not broken)
     for row in rows:
         result.add_row(*row)
     return result

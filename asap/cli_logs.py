@@ -82,7 +82,7 @@ def _findings(opened: OpenedLog, found: LogCheck) -> RenderableType:
     delay = "" if found.delay_s is None else f", delay {1000 * found.delay_s:.0f} ms"
     title = (f"{opened.name}: {found.verdict}; {log.duration_s:.1f} s at {found.rate_hz:.2f} Hz, "
              f"{len(log.joint_names)} joints{delay}")  # fmt: skip
-    return table(title, ["verdict", "check", "what"], rows)
+    return table(title, ["verdict", "check", "what"], rows, sentences=True)
 
 
 @dataclass(frozen=True, kw_only=True)

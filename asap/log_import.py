@@ -117,8 +117,8 @@ def _foreign(path: Path) -> Draft:
 
 
 def _base(name: str) -> str:
-    """A robot's name without its variant and twin."""
-    return name.partition("@")[0].partition(":")[0]
+    """A robot's name without its folder, variant and twin."""
+    return Path(name.partition("@")[0].partition(":")[0]).name
 
 
 def _fitted(log: Log, robot: Robot, path: Path) -> tuple[Log, tuple[str, ...]]:

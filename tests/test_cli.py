@@ -162,3 +162,10 @@ def test_the_program_runs_as_a_process() -> None:
     assert result.returncode == 2
     assert "did you mean 'list'?" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_what_is_taken_bare_may_also_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["robots", "check", "--robot", "g1"], ["motions", "check", "--motion", "bow"],
+                  ["motions", "check", "bow", "--robot", "g1"]):  # fmt: skip
+        assert main(words) == 0, words
+    assert capsys.readouterr().err == ""

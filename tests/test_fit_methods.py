@@ -19,10 +19,11 @@ from asap.dynamics_residual import linear_steps as steps_along
 from asap.evaluate import Case
 from asap.grid import GridConfig, fit_grid
 from asap.inputs import open_motion
-from asap.judge import Judge
+from asap.judge import CORRECTED, NOMINAL, Judge, verdict
 from asap.learned import Learned, LearnedContract
 from asap.log_windows import Windows, stretches_of
 from asap.record import RecordConfig, record
+from asap.replay import ReplayConfig, replay
 from asap.rewards import TRACKING
 from asap.robot import Robot
 from asap.twin import make_simulation
@@ -212,6 +213,21 @@ def test_the_network_that_is_written_says_what_the_environment_did(
         assert np.abs(said[:, chosen]).max() > 1e-3
         assert not said[:, ~chosen].any()
         env.step(mean)
+
+
+def test_a_wrong_offset_of_the_size_of_a_right_one_is_refused_by_other_runs(
+    robot: Robot, own_log: Log, weak_log: Log
+) -> None:
+    env = _env(weak_log, robot, 8)
+    ppo = trainer(env, SMALL, 0)
+    with torch.no_grad():
+        ppo.tracker.action_net.weight.normal_()
+    wrong = Correction(robot_name="g1", joint_names=robot.joint_names, parameters={},
+                       learned=as_learned(ppo, env))  # fmt: skip
+    for log in (own_log, weak_log):
+        seen = replay([log], {NOMINAL: robot, CORRECTED: wrong.robot(robot)}, ReplayConfig())
+        accepted, words = verdict(seen)
+        assert not accepted and words.startswith("no correction: worse than the model")
 
 
 def test_only_chosen_joints_are_offset(robot: Robot, own_log: Log) -> None:

@@ -273,6 +273,11 @@ def _tables(found: Mapping[str, Any], out: Path) -> list[RenderableType]:
                  figure(figures["mpjpe_mm"], 0), _gain(found, name, arm)]
                 for arm, figures in arms.items()]  # fmt: skip
         shown.append(table(f"{name} on {found['judged_on']}", columns, rows))
+    kept = [name for one in found["rounds"] for name, arms in one["finetune"].items()
+            if not arms["corrected"]["changed"]]  # fmt: skip
+    if kept:
+        shown.append(f"no change of {', '.join(kept)}: nothing was better than the start by more "
+                     "than chance in the corrected simulator")  # fmt: skip
     return [*shown, f"page: {out / PAGE}    figures: {out / RESULT}"]
 
 

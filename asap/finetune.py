@@ -44,18 +44,18 @@ FINETUNE = TrainConfig(
     env=EnvConfig(reward=dataclasses.replace(RewardConfig.cpu(), termination=-3.0)),
     imitate=ImitateConfig(iterations=0),
     ppo=PpoConfig(
-        horizon=64,
+        horizon=32,
         log_std=-1.6,
-        critic_warmup=8,
+        critic_warmup=10,
         target_kl=0.015,
         last_kl=0.003,
         learning_rate_bounds=(1e-6, 3e-4),
     ),
     averaging=0.8,
-    evaluate_every=5,
+    evaluate_every=10,
 )
-"""Few steps of much experience each, ever smaller, and a mean over them: from a policy that is good
-already, the noise of a gradient leads nowhere but away."""
+"""Steps that become smaller, and a mean over them: from a policy that is good already, the noise of
+a gradient leads nowhere but away."""
 
 RANDOMIZED = RandomizeConfig(
     friction=(0.5, 1.25), link_mass=(0.9, 1.1), added_mass_kg=(-1.0, 2.0),

@@ -24,6 +24,7 @@ from asap import (
     cli_align,
     cli_bench,
     cli_bench_align,
+    cli_bench_logs,
     cli_data,
     cli_fit,
     cli_logs,
@@ -64,6 +65,7 @@ COMMANDS: dict[str, type[Common]] = {
     "bench integrators": cli_bench.BenchIntegrators,
     "bench train": cli_bench.BenchTrain,
     "bench gap": cli_bench.BenchGap,
+    "bench logs": cli_bench_logs.BenchLogs,
     "bench align": cli_bench_align.BenchAlign,
     "bench published": cli_bench.BenchPublished,
 }

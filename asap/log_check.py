@@ -16,7 +16,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from asap.log_check_base import base_origin, fallen, gyro, quaternion_order, yaw_drift
-from asap.log_check_delay import delay, frame_offset
+from asap.log_check_delay import frame_offset
+from asap.log_check_joint_delay import delay
 from asap.log_check_order import action_convention, joint_order
 from asap.log_check_step import joint_columns
 from asap.log_check_view import VERDICTS, Finding, Outcome, Verdict, View
@@ -91,11 +92,13 @@ class LogCheck(NamedTuple):
         return tuple(finding for finding in self.findings if finding.verdict != "PASS")
 
     def to_json(self) -> dict[str, Any]:
-        """``duration_s``, ``rate_hz``, ``delay_s``, ``verdict`` and ``problems``."""
+        """``duration_s``, ``rate_hz``, ``delay_s`` of all and of each joint, and ``problems``."""
+        delays = [f.as_dict().get("by_joint", {}) for f in self.findings if f.name == "delay"]
         return {
             "duration_s": self.repaired.duration_s,
             "rate_hz": self.rate_hz,
             "delay_s": self.delay_s,
+            "joint_delay_s": delays[0] if delays else {},
             "verdict": self.verdict,
             "problems": [finding.as_dict() for finding in self.problems],
         }

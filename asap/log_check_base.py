@@ -7,6 +7,8 @@ findings, _ = base_origin(view)                         # marker against the rob
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from asap.log_check_step import joint_columns
@@ -15,6 +17,7 @@ from asap_deploy.rotation import (
     conjugate,
     multiply,
     projected_gravity,
+    rotate_inverse,
     to_matrix,
     to_rotvec,
     wxyz_from_xyzw,
@@ -26,13 +29,25 @@ FALLEN_DEG = 60.0
 
 MAX_DRIFT_DEG = 5.0
 MAX_ORIGIN_M = 0.02
-_TURN_NOISE = 0.02
-_LEAD = 3.0
-"""Another reading of attitudes must explain the sensors so many times better (squared)."""
+MIN_TURN = 0.2
+"""A base must turn so much over one foot for an offset beside it to be told [rad]."""
+
+_TURN_NOISE, _PUSH_NOISE, _SOLE_NOISE = 0.005, 0.03, 0.02
+"""Misses below these are noise, whatever the reading of attitudes [rad]."""
+
+_LEAD = 20.0
+"""By how much another reading of attitudes must explain the log better (twice log likelihood)."""
+
+_SOLE_ROWS = 300
+"""As many rows of legs are looked at."""
 
 
 def quaternion_order(view: View) -> Outcome:
-    """Attitudes that were stored as xyzw, or as the inverse rotation, by gyro and gravity."""
+    """Attitudes that were stored as xyzw, or as the inverse rotation.
+
+    Three witnesses: what the gyro says of turns, the accelerometer of the tilt, and soles that
+    stand, which do not tilt. Each weighs by how well the best reading explains it.
+    """
     findings, repaired = [], {}
     for channel in ("imu_quat_wxyz", "base_quat_wxyz"):
         if channel not in view.log.fields:
@@ -44,18 +59,18 @@ def quaternion_order(view: View) -> Outcome:
             "the inverse, wxyz": conjugate(stored),
             "the inverse, xyzw": conjugate(wxyz_from_xyzw(stored)),
         }
-        cost = {name: _attitude_cost(view, quat) for name, quat in readings.items()}
+        cost = _attitude_costs(view, readings)
         best = min(cost, key=lambda name: cost[name])
         if not np.isfinite(cost[best]):
             continue
-        if best == "wxyz" or cost["wxyz"] < _LEAD * cost[best]:
+        lead = cost["wxyz"] - cost[best]
+        if lead < _LEAD:
             text = f"{channel} is wxyz, as gyro and gravity say"
-            findings.append(view.finding("quaternion_order", "PASS", text))
+            findings.append(view.finding("quaternion_order", "PASS", text, value=lead))
             continue
-        lead = cost["wxyz"] / cost[best]
         text = (
-            f"{channel} holds {best}: so read it agrees with gyro and gravity {lead:.0f} times "
-            "better; it was put right"
+            f"{channel} holds {best}: so read it agrees with gyro, gravity and the soles far "
+            f"better (log likelihood {0.5 * lead:.0f} higher); it was put right"
         )
         findings.append(view.finding("quaternion_order", "REPAIRED", text, value=lead))
         repaired[channel] = readings[best]
@@ -146,8 +161,13 @@ def base_origin(view: View) -> Outcome:
     if quat is None or not robot.has_free_base:
         return Outcome([])
     offsets, errors = [], []
+    upright = -projected_gravity(quat)[:, 2] > np.cos(np.radians(FALLEN_DEG))
     for episode in range(int(view.episodes[-1]) + 1):
-        rows = np.flatnonzero(view.episodes == episode)
+        rows = np.flatnonzero((view.episodes == episode) & upright)
+        if len(rows) < 20:
+            offsets.append(np.zeros(3))
+            errors.append(np.full(3, np.inf))
+            continue
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, 200).astype(int))]
         body_pos, body_quat = robot.forward_kinematics(
             np.zeros((len(rows), 3)), quat[rows], view.log.joint_pos[rows][:, columns]
@@ -181,29 +201,41 @@ def _origin_of(
     lower = height.argmin(axis=1)
     place = seen + foot[np.arange(len(seen)), lower]
     turn = to_matrix(quat)
-    # Each stretch on one foot has a place of its own in x and y; the floor is one for all.
+    # Each stretch on one foot has a place of its own in x and y; the floor is one for all. On two
+    # feet the lower one changes with every breath: such rows know the floor alone.
     stretch = np.concatenate([[0], np.cumsum(np.abs(np.diff(lower)))])
     keep = np.bincount(stretch)[stretch] >= 10
     places = np.unique(stretch[keep])
     dummy = (stretch[keep][:, None] == places[None, :]).astype(float)
-    zero, count = np.zeros_like(dummy), int(keep.sum())
-    if count < 20:
-        return np.zeros(3), np.full(3, np.inf)
-    # The pose's centre is taken out of x and y by the places; z has no free constant.
-    blocks = [
-        np.hstack([turn[keep, 0], dummy, zero]),
-        np.hstack([turn[keep, 1], zero, dummy]),
-        np.hstack([turn[keep, 2], zero, zero]),
-    ]
-    table = np.vstack(blocks)
-    floor = (seen[:, 2] + height.min(axis=1))[keep]
-    wanted = np.concatenate([place[keep, 0], place[keep, 1], floor])
-    solution, *_ = np.linalg.lstsq(table, wanted, rcond=None)
-    rest = wanted - table @ solution
+    flat = turn[keep][:, :2, :2].reshape(-1, 4)
+    flat = flat - dummy @ (dummy.T @ flat / np.maximum(dummy.sum(axis=0), 1.0)[:, None])
+    if not keep.any() or np.sqrt((flat**2).sum(axis=1).mean()) < MIN_TURN:
+        # Feet that slip by millimetres would look like an offset beside: height alone is told.
+        up = (seen[:, 2] + height.min(axis=1)) / turn[:, 2, 2]
+        error = max(float(up.std()), 0.001) * np.sqrt(10.0 / len(up))
+        return np.array([0.0, 0.0, np.median(up)]), np.array([np.inf, np.inf, error])
+    zero = np.zeros_like(dummy)
+    floor = np.hstack([turn[:, 2], np.zeros((len(seen), 2 * len(places)))])
+    table = np.vstack([
+        np.hstack([turn[keep, 0], dummy, zero]), np.hstack([turn[keep, 1], zero, dummy]), floor
+    ])  # fmt: skip
+    wanted = np.concatenate([place[keep, 0], place[keep, 1], seen[:, 2] + height.min(axis=1)])
+    return _weighted(table, wanted, np.arange(len(wanted)) < 2 * int(keep.sum()))
+
+
+def _weighted(
+    table: np.ndarray, wanted: np.ndarray, flat: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first three unknowns and their errors, x and y (where ``flat``) apart from height."""
+    scale = np.ones(len(wanted))
+    for _ in range(2):
+        solution, *_ = np.linalg.lstsq(table / scale[:, None], wanted / scale, rcond=None)
+        rest = wanted - table @ solution
+        for part in (flat, ~flat):
+            scale[part] = max(float(np.sqrt(np.mean(rest[part] ** 2))), 0.001)
     # Neighbours are alike: ten of them count as one.
-    spread = max(float(np.sqrt(np.mean(rest**2))), 0.001) * np.sqrt(10.0)
-    error = spread * np.sqrt(np.abs(np.diag(np.linalg.pinv(table.T @ table)))[:3])
-    return solution[:3], error
+    normal = np.linalg.pinv((table / scale[:, None]).T @ (table / scale[:, None]))
+    return solution[:3], np.sqrt(10.0 * np.abs(np.diag(normal))[:3])
 
 
 def _attitude(view: View) -> np.ndarray | None:
@@ -215,24 +247,90 @@ def _turned(quat: np.ndarray, rows: np.ndarray, width: int) -> np.ndarray:
     return to_rotvec(multiply(conjugate(quat[rows]), quat[rows + width]))
 
 
-def _attitude_cost(view: View, quat: np.ndarray) -> float:
-    """Mean squared miss of gyro and accelerometer, each by its noise; inf without either."""
-    fields, cost = view.log.fields, []
+def _attitude_costs(view: View, readings: dict[str, np.ndarray]) -> dict[str, float]:
+    """Twice the negative log likelihood of each reading; inf if nothing bears witness."""
+    legs = _legs(view)
+    cost = {}
+    for name, quat in readings.items():
+        told = [_turn_cost(view, quat), _push_cost(view, quat), _sole_cost(quat, legs)]
+        known = [one for one in told if one is not None]
+        cost[name] = float(np.sum(known)) if known else float("inf")
+    return cost
+
+
+def _turn_cost(view: View, quat: np.ndarray) -> float | None:
+    """How far turns are from what the gyro says; over a third of a second noise is small."""
+    fields = view.log.fields
     spin = fields.get("imu_ang_vel_b", fields.get("base_ang_vel_b"))
     width = max(2, round(0.3 / view.step_s))
     rows = view.rows(before=0, after=width)
-    if spin is not None and len(rows) > 10:
-        # Over a third of a second the noise of attitudes is small against what they turn.
-        way = np.cumsum(spin, axis=0) * view.step_s
-        miss = _turned(quat, rows, width) - (way[rows + width] - way[rows])
-        squares = np.sort((miss**2).sum(axis=1))[: int(0.95 * len(rows))]
-        cost.append(float(np.mean(squares)) / _TURN_NOISE**2)
-    if "imu_lin_acc_b" in fields:
-        push = fields["imu_lin_acc_b"]
-        size = np.linalg.norm(push, axis=1, keepdims=True)
-        calm = (np.abs(size[:, 0] / max(float(np.median(size)), 1e-9) - 1.0) < 0.3) & (
-            size[:, 0] > 1e-6
-        )
-        miss = (push / np.maximum(size, 1e-9) + projected_gravity(quat))[calm]
-        cost.append(float(np.mean((miss**2).sum(axis=1))) / 0.04 if calm.any() else 0.0)
-    return 0.25 + float(np.sum(cost)) if cost else float("inf")
+    if spin is None or len(rows) < 4 * width:
+        return None
+    way = np.cumsum(spin, axis=0) * view.step_s
+    miss = _turned(quat, rows, width) - (way[rows + width] - way[rows])
+    return _scatter(miss, _TURN_NOISE, len(rows) / width)
+
+
+def _push_cost(view: View, quat: np.ndarray) -> float | None:
+    """How far up is from where the accelerometer feels it, while nothing much pushes."""
+    push = view.log.fields.get("imu_lin_acc_b")
+    if push is None:
+        return None
+    size = np.linalg.norm(push, axis=1)
+    usual = max(float(np.median(size)), 1e-9)
+    calm = (np.abs(size / usual - 1.0) < 0.3) & (size > 1e-6)
+    if calm.sum() < 20:
+        return None
+    miss = push[calm] / size[calm, None] + projected_gravity(quat[calm])
+    return _scatter(miss, _PUSH_NOISE, calm.sum() * view.step_s / 0.3)
+
+
+class _Legs(NamedTuple):
+    """Feet that stand, n rows of one foot after those of the other."""
+
+    rows: np.ndarray
+    """(n,) in the log"""
+    foot: np.ndarray
+    """(n,) which one"""
+    quat: np.ndarray
+    """(n, 4) from the foot to the base"""
+    weight: float
+    """Of how many rows that know nothing of each other they are worth"""
+
+
+def _legs(view: View) -> _Legs | None:
+    """The lower foot, as the base sees it; None without a robot that has feet."""
+    robot, columns = view.robot, joint_columns(view)
+    attitude = view.log.fields.get("base_quat_wxyz", view.log.fields.get("imu_quat_wxyz"))
+    if robot is None or columns is None or not robot.foot_names or attitude is None:
+        return None
+    rows = np.unique(np.linspace(0, len(view.log.time_s) - 1, _SOLE_ROWS).astype(int))
+    level = np.tile([1.0, 0.0, 0.0, 0.0], (len(rows), 1))
+    pos, quat = robot.forward_kinematics(
+        np.zeros((len(rows), 3)), level, view.log.joint_pos[rows][:, columns]
+    )
+    feet = robot.body_index(robot.foot_names)
+    # Legs alone say which foot is lower: the reading of attitudes is what is asked for.
+    lower = robot.sole_clearance(pos, quat).argmin(axis=1)
+    every = max(1.0, 0.3 / view.step_s / (len(view.log.time_s) / len(rows)))
+    return _Legs(rows, lower, quat[np.arange(len(rows)), feet[lower]], len(rows) / every)
+
+
+def _sole_cost(quat: np.ndarray, legs: _Legs | None) -> float | None:
+    """How much gravity moves about in the frames of feet that stand."""
+    if legs is None:
+        return None
+    down = rotate_inverse(legs.quat, projected_gravity(quat[legs.rows]))
+    for foot in np.unique(legs.foot):
+        mine = legs.foot == foot
+        down[mine] -= np.median(down[mine], axis=0)
+    return _scatter(down, _SOLE_NOISE, legs.weight)
+
+
+def _scatter(miss: np.ndarray, noise: float, count: float) -> float:
+    """Twice the negative log likelihood of misses (n, 3), worth ``count`` independent rows.
+
+    The worst quarter does not count: a robot that falls and lies is no witness.
+    """
+    squares = np.sort((miss**2).sum(axis=1))[: max(1, int(0.75 * len(miss)))]
+    return float(2.0 * count * np.log(squares.mean() + noise**2))

@@ -33,6 +33,16 @@ MAX_MISS = 0.5
 _NOISE = 0.04
 """Differences between velocity and derivative below this are noise [rad/s]."""
 
+_OFFSET = 0.01
+"""Standard deviation of offsets that encoders and dead bands make [rad]."""
+
+_TARGET_LEAD = 40.0
+"""As ``LEAD``, where such offsets are part of the likelihood."""
+
+_SUSPECTS, _MISSED = 6, 0.3
+"""So many joints, if their next velocities are missed by more, are tried with the other sign and
+in each other's place [rad/s]."""
+
 _MOST_REPAIRS = 4
 _CHANNELS = (
     ("joint_pos_target", "action"),
@@ -66,12 +76,16 @@ class _Change(NamedTuple):
 def joint_order(view: View) -> Outcome:
     """Swapped and flipped joints, repaired where it is certain which channel is wrong."""
     findings: list[Finding] = []
-    start = view.log
+    start, mended = view.log, set[int]()
     for _ in range(_MOST_REPAIRS):
         ahead = one_step_ahead(view)
-        change = _velocity_change(view) or (ahead and _target_change(view, ahead))
-        if not change:
+        change = _velocity_change(view)
+        if change is None and ahead is not None:
+            change = _target_change(view, ahead) or _measured_change(view, ahead)
+        # One defect a joint: what seems to be left of it after a repair is the repair's own doing.
+        if not change or mended.intersection(change.columns):
             break
+        mended.update(change.columns)
         finding, log = _settle(view, change, ahead)
         findings.append(finding)
         if log is None:
@@ -218,27 +232,100 @@ def _velocity_change(view: View) -> _Change | None:
 
 
 def _target_change(view: View, ahead: Ahead) -> _Change | None:
-    """What must change for targets to lead to the velocities that follow."""
+    """What must change for targets to lead to the velocities that follow.
+
+    Encoders that are a little off and motors with a dead band move a joint's level as a swap of
+    two joints at rest would. So every order may have small offsets of its own.
+    """
     error, target, effect = ahead.error(ahead.target), ahead.target, ahead.effect
-    usual, joints = badness(error), target.shape[1]
+    scored, joints = _Offsets(effect, error), target.shape[1]
+    usual = scored.badness(error)
     swap, flip = np.zeros((joints, joints)), np.zeros(joints)
     for a, b in itertools.combinations(range(joints), 2):
         leap = target[:, b] - target[:, a]
         change = leap[:, None] * (effect[:, :, a] - effect[:, :, b])
-        swap[a, b] = swap[b, a] = usual - badness(error - change)
+        swap[a, b] = swap[b, a] = usual - scored.badness(error - change)
     for a in range(joints):
-        flip[a] = usual - badness(error + 2.0 * target[:, a, None] * effect[:, :, a])
-    found = _best(swap, flip)
-    if found is None:
+        flip[a] = usual - scored.badness(error + 2.0 * target[:, a, None] * effect[:, :, a])
+    found = _best(swap, flip, least=_TARGET_LEAD)
+    return None if found is None else _simulated(view, ahead, found, swap)
+
+
+def _simulated(view: View, ahead: Ahead, found: _Change, swap: np.ndarray) -> _Change | None:
+    """The best of the likely changes, each simulated.
+
+    A joint that seems to be two radians from its target makes all the torque that it can: then a
+    small change of the target does nothing, and what a large one does must be tried.
+    """
+    error = ahead.error(ahead.target)
+    suspects = {*found.columns, *np.argsort(-np.mean(error**2, axis=0))[:3].tolist()}
+    pairs = np.argsort(-np.triu(swap), axis=None)[:3]
+    likely = [found, *(_Change(int(a)) for a in suspects)]
+    likely += [_Change(int(p) // len(swap), int(p) % len(swap)) for p in pairs]
+    target, scores = view.log.fields["joint_pos_target"], {}
+    for change in dict.fromkeys(likely):
+        columns = [int(ahead.columns[c]) for c in change.columns]
+        mended = _Change(*columns).of(target)
+        after = one_step_ahead(view, target=mended, effects=False, sinks_m=(ahead.sink_m,))
+        if after is not None:
+            worth = badness(after.error(after.target)) * ROWS / len(after.rows)
+            scores[_Change(*columns)] = worth
+    usual = badness(error) * ROWS / len(ahead.rows)
+    best = min(scores, key=lambda change: scores[change], default=None)
+    return best if best is not None and usual - scores[best] > LEAD else None
+
+
+def _measured_change(view: View, ahead: Ahead) -> _Change | None:
+    """What must change in the measurements for the log to be explained.
+
+    A leg that is measured with a wrong sign stands on the floor where it does not, and then no
+    change of its target explains anything. So signs of the joints that are farthest off are tried,
+    and where one helps, swaps among them, which must help clearly more.
+    """
+    size = np.sqrt(np.mean(ahead.error(ahead.target) ** 2, axis=0))
+    usual = badness(ahead.error(ahead.target)) * ROWS / len(ahead.rows)
+    order = np.argsort(-size)[:_SUSPECTS]
+    suspects = [int(ahead.columns[joint]) for joint in order if size[joint] > _MISSED]
+
+    def worth(change: _Change, channels: Sequence[str] = _CHANNELS[1]) -> float:
+        mended = view.with_log(_changed(view.log, channels, change))
+        after = one_step_ahead(mended, effects=False, sinks_m=(ahead.sink_m,))
+        return np.inf if after is None else badness(after.error(after.target)) * ROWS / len(
+            after.rows
+        )  # fmt: skip
+
+    flips = {change: worth(change) for change in map(_Change, suspects)}
+    best = min(flips, key=lambda change: flips[change], default=None)
+    if best is None or usual - flips[best] < LEAD:
         return None
-    places = [int(ahead.columns[c]) for c in found.columns]
-    return _Change(*places)
+    pairs = [_Change(min(a, b), max(a, b)) for a, b in itertools.combinations(suspects, 2)]
+    swaps = {pair: min(worth(pair), worth(pair, _CHANNELS[0])) for pair in pairs}
+    pair = min(swaps, key=lambda change: swaps[change], default=None)
+    return pair if pair is not None and flips[best] - swaps[pair] > LEAD else best
 
 
-def _best(swap: np.ndarray, flip: np.ndarray) -> _Change | None:
+class _Offsets:
+    """Badness of errors after the best small offsets of targets, which cost something too."""
+
+    def __init__(self, effect: np.ndarray, error: np.ndarray) -> None:
+        joints = effect.shape[1]
+        scale = np.sqrt(np.mean(np.minimum(error**2, 1.0), axis=0) + _NOISE**2)
+        self._effect = effect.reshape(-1, joints)
+        weighted = (effect / scale[:, None] ** 2).reshape(-1, joints)
+        normal = self._effect.T @ weighted + np.eye(joints) / _OFFSET**2
+        self._solve = np.linalg.solve(normal, weighted.T)
+
+    def badness(self, error: np.ndarray) -> float:
+        """For errors (W, J) [rad/s]."""
+        offset = self._solve @ error.reshape(-1)
+        left = error - (self._effect @ offset).reshape(error.shape)
+        return badness(left) + float(((offset / _OFFSET) ** 2).sum())
+
+
+def _best(swap: np.ndarray, flip: np.ndarray, *, least: float = LEAD) -> _Change | None:
     """The change that explains most, if it explains enough."""
     a, b = np.unravel_index(int(swap.argmax()), swap.shape)
-    if max(swap.max(), flip.max()) < LEAD:
+    if max(swap.max(), flip.max()) < least:
         return None
     if flip.max() >= swap.max():
         return _Change(int(flip.argmax()))

@@ -10,6 +10,7 @@ targets: swapped, flipped, later, weaker.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,9 @@ SINKS_M = (0.0, 0.0005, 0.001, 0.002)
 
 ROWS = 80
 """As many rows of a log are simulated at most."""
+
+_SHARE_ROWS = 4
+"""As many rows tell how late targets act."""
 
 _NUDGE = 0.01
 """Change of a target by which its effect is measured [rad]."""
@@ -50,6 +54,8 @@ class Ahead(NamedTuple):
     """(W, J) those targets, delayed [rad]"""
     effect: np.ndarray
     """(W, J, J): change of velocity k for a change of target l [1/s]"""
+    sink_m: float
+    """How deep soles stand in the floor in these predictions [m]"""
 
     def error(self, target: np.ndarray) -> np.ndarray:
         """Measured minus predicted velocities (W, J) [rad/s] for other targets (W, J) [rad]."""
@@ -76,7 +82,12 @@ def joint_columns(view: View) -> np.ndarray | None:
 
 
 def one_step_ahead(
-    view: View, *, target: np.ndarray | None = None, effects: bool = True
+    view: View,
+    *,
+    target: np.ndarray | None = None,
+    effects: bool = True,
+    rows: int = ROWS,
+    sinks_m: Sequence[float] = SINKS_M,
 ) -> Ahead | None:
     """Simulate one step from rows all over the log.
 
@@ -84,32 +95,74 @@ def one_step_ahead(
         view: A log with attitudes, and its robot.
         target: (T, J) in place of the log's [rad].
         effects: Also what other targets would do; the most of the cost. Without, ``effect`` is 0.
+        rows: How many are simulated at most.
+        sinks_m: Depths of soles that are tried; all rows are predicted for each.
 
     Returns:
         What would follow, or None if log or robot do not allow it.
     """
-    own = target is None and effects
+    own = target is None and effects and rows == ROWS
     if own and "ahead" in view.shared:
         kept: Ahead | None = view.shared["ahead"]
         return kept
     given = view.log.fields.get("joint_pos_target") if target is None else target
-    ahead = None if given is None else _look_ahead(view, given, effects)
+    ahead = None if given is None else _look_ahead(view, given, effects, rows, sinks_m)
     if own:
         view.shared["ahead"] = ahead
     return ahead
 
 
-def _look_ahead(view: View, target: np.ndarray, effects: bool) -> Ahead | None:
+def late_shares(view: View, ahead: Ahead, parts: Sequence[float]) -> np.ndarray:
+    """How much of a target's effect on its joint is left if it arrives within the step.
+
+    A motor that reaches its speed within a step forgets when it was told: a target that arrives
+    half a step late has more than half of its effect.
+
+    Args:
+        view: As for ``ahead``.
+        ahead: One step, of the same log.
+        parts: Parts of a step by which targets are late, P of them, between 0 and 1.
+
+    Returns:
+        Shares (P, J), 1 for a target that is in time.
+    """
+    fields = view.log.fields
+    robot, joints = _robot_of(view, ahead.columns), len(ahead.columns)
+    places = np.unique(np.linspace(0, len(ahead.rows) - 1, _SHARE_ROWS).astype(int))
+    quat = fields.get("base_quat_wxyz", fields.get("imu_quat_wxyz"))
+    assert quat is not None, "there was none to look ahead from"
+    qpos, qvel = _states(view, robot, ahead.columns, ahead.rows[places], quat)
+    qpos[:, 2] -= ahead.sink_m
+    sim = CpuSimulation(robot, joints + 1, threads=1, max_delay_s=robot.control_dt)
+    nudges = _NUDGE * np.eye(joints + 1, joints)
+    effects = []
+    for part in (0.0, *parts):
+        sim.set_delay(part * robot.control_dt)
+        found = []
+        for place, row in enumerate(places):
+            ids, target = np.full(joints + 1, place), ahead.target[row]
+            before = np.tile(target, (joints + 1, 1))
+            sim.reset(np.arange(joints + 1), qpos[ids], qvel[ids], joint_pos_target=before)
+            sim.step(target + nudges)
+            found.append((np.diag(sim.joint_vel[:-1]) - sim.joint_vel[-1]) / _NUDGE)
+        effects.append(np.median(found, axis=0))
+    shares: np.ndarray = np.clip(np.array(effects[1:]) / np.maximum(effects[0], 1e-9), 0.0, 1.0)
+    return shares
+
+
+def _look_ahead(
+    view: View, target: np.ndarray, effects: bool, most: int, sinks_m: Sequence[float]
+) -> Ahead | None:
     """The simulation itself."""
     columns, fields = joint_columns(view), view.log.fields
     quat = fields.get("base_quat_wxyz", fields.get("imu_quat_wxyz"))
-    rows = view.rows(before=4, after=2)
+    rows = _under(view, _usual_gains(view), view.rows(before=4, after=2))
     if columns is None or quat is None or len(rows) < 20:
         return None
     robot = _robot_of(view, columns)
     if not robot.has_free_base or not robot.foot_names:
         return None
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, ROWS).astype(int))]
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]
     late = measure_delay(view, resamples=0) if "joint_pos_target" in fields else None
     delayed = delayed_target(target, rows, 0.0 if late is None else late.rows)[:, columns]
     sim = CpuSimulation(robot, len(columns) + 1, threads=1)
@@ -117,30 +170,46 @@ def _look_ahead(view: View, target: np.ndarray, effects: bool) -> Ahead | None:
     vel = view.joint_vel[rows + 1][:, columns]
     down = np.zeros(qpos.shape[1])
     down[2] = 1.0
-    tries = [_predict(sim, qpos - sink_m * down, qvel, delayed) for sink_m in SINKS_M]
+    tries = [_predict(sim, qpos - sink_m * down, qvel, delayed) for sink_m in sinks_m]
     best = int(np.argmin([badness(np.nan_to_num(vel - p, nan=1e3)) for p in tries]))
     effect = np.zeros((*vel.shape, vel.shape[1]))
     if effects:
-        effect = _effects(sim, qpos - SINKS_M[best] * down, qvel, delayed, tries[best])
+        effect = _effects(sim, qpos - sinks_m[best] * down, qvel, delayed, tries[best])
     good = np.isfinite(effect).all(axis=(1, 2)) & np.isfinite(tries[best]).all(axis=1)
     if good.sum() < 20:
         return None
-    return Ahead(columns, rows[good], vel[good], tries[best][good], delayed[good], effect[good])
+    return Ahead(columns, rows[good], vel[good], tries[best][good], delayed[good], effect[good],
+                 sinks_m[best])  # fmt: skip
 
 
 def _robot_of(view: View, columns: np.ndarray) -> Robot:
     """The robot with the gains and the step of the log, and without delay."""
     assert view.robot is not None
-    gains = {}
-    for name in ("stiffness", "damping"):
-        if name in view.log.fields:
-            array = view.log.fields[name]
-            gains[name] = (np.median(array, axis=0) if array.ndim == 2 else array)[columns]
+    gains = {name: gain[columns] for name, gain in _usual_gains(view).items()}
     count = max(1, round(view.step_s / view.robot.physics_dt))
     dt = view.step_s / count
     return view.robot.with_(
         physics_dt=dt, control_dt=count * dt, delay_s=np.zeros(len(columns)), **gains
     )
+
+
+def _usual_gains(view: View) -> dict[str, np.ndarray]:
+    """Gains (J,) that the motors were told, of a row in the middle where they changed."""
+    found = {}
+    for name in ("stiffness", "damping"):
+        if name in view.log.fields:
+            told = np.atleast_2d(view.log.fields[name])
+            found[name] = told[np.argsort(told.sum(axis=1))[len(told) // 2]]
+    return found
+
+
+def _under(view: View, gains: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Those rows in which the motors were told these gains."""
+    for name, usual in gains.items():
+        told = view.log.fields[name]
+        if told.ndim == 2:
+            rows = rows[(np.abs(told[rows] - usual) <= 0.01 * usual).all(axis=1)]
+    return rows
 
 
 def delayed_target(target: np.ndarray, rows: np.ndarray, late: float) -> np.ndarray:
@@ -163,8 +232,12 @@ def _states(
     base_pos = origin.copy()
     base_pos[:, 2] = -height.min(axis=1)
     if "base_pos_w" in fields:
-        flying = fields["base_pos_w"][rows, 2] > base_pos[:, 2] + _FLIGHT_M
-        base_pos[flying, 2] = fields["base_pos_w"][rows[flying], 2]
+        rise = fields["base_pos_w"][rows, 2] - base_pos[:, 2]
+        # Markers sit anywhere: most of the time the robot stands, and that is the floor.
+        for episode in np.unique(view.episodes[rows]):
+            mine = view.episodes[rows] == episode
+            rise[mine] -= np.median(rise[mine])
+        base_pos[:, 2] += np.where(rise > _FLIGHT_M, rise, 0.0)
     if "base_lin_vel_w" in fields:
         lin_vel = fields["base_lin_vel_w"][rows]
     else:

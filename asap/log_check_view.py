@@ -7,7 +7,7 @@ view.finding("stuck", "WARNING", "joint_pos does not move", joints=("left_knee_j
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -23,6 +23,14 @@ VERDICTS: tuple[Verdict, ...] = ("PASS", "REPAIRED", "WARNING", "REFUSED")
 
 MAX_STEP = 1.5
 """Rows farther apart than this many usual steps are no neighbours."""
+
+
+class Estimate(NamedTuple):
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +49,19 @@ class Finding:
     low: float | None = None
     """Lower end of the 95 % interval of ``value``."""
     high: float | None = None
+    by_joint: Mapping[str, Estimate] = field(default_factory=dict)
+    """The same for each joint of which it is known."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; what was not measured is left out."""
         found = {"name": self.name, "verdict": self.verdict, "text": self.text}
         numbers = {"value": self.value, "low": self.low, "high": self.high}
-        more = {key: number for key, number in numbers.items() if number is not None}
-        return found | ({"joints": list(self.joints)} if self.joints else {}) | more
+        more: dict[str, Any] = {k: number for k, number in numbers.items() if number is not None}
+        if self.joints:
+            more["joints"] = list(self.joints)
+        if self.by_joint:
+            more["by_joint"] = {name: one._asdict() for name, one in self.by_joint.items()}
+        return found | more
 
 
 class Outcome(NamedTuple):

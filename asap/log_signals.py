@@ -149,8 +149,8 @@ def gain_changes(view: View) -> Outcome:
             row = int((np.diff(array[:, columns], axis=0) != 0.0).any(axis=1).argmax()) + 1
             names = view.names(columns)
             text = (
-                f"{channel} of {listed(names)} changes at {view.at(row)}; replay takes it from the "
-                "log, but a fit needs one set of gains: split the log there"
+                f"{channel} of {listed(names)} changes at {view.at(row)}; replay and fit go by the "
+                "gains in force, and no window goes across the change"
             )
             ratio = float((high[columns] / np.maximum(low[columns], 1e-9)).max())
             return Outcome([view.finding("gain_change", "WARNING", text, joints=names,

@@ -8,7 +8,9 @@ sim.step(windows.target[windows.rows(window, 0)])
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,28 +24,80 @@ from asap_deploy.log import Log
 
 PAST = 64
 """Control steps of targets that may still be under way."""
+_FEWEST_ROWS = 10
+"""Shorter pieces under one set of gains are left out."""
+_SAME_GAIN = 0.01
+"""Gains that differ by less than this share are the same."""
 _FEW_EPISODES = 4
 _BLOCK_S = 5.0
 """Where a log has few episodes, blocks of it are drawn for the intervals instead [s]."""
 
 
 class Stretch(NamedTuple):
-    """A piece of a log without gaps."""
+    """A piece of a log without gaps, under one set of gains."""
 
     track: Track
     log: Log
-    """The whole one."""
+    """The whole one, with the gains of this piece."""
     episode: tuple[int, int]
+    rows_after: int = 0
+    """Rows of the same run that follow under other gains"""
 
 
 def stretches_of(log: Log, number: int, robot: Robot) -> list[Stretch]:
-    """The pieces of a log."""
-    pieces = []
-    for place, piece in enumerate(log.segments()):
-        own = int(piece.fields["episode"][0]) if "episode" in piece.fields else place
-        track = log_track(piece, robot, rate_hz=log.rate_hz)
-        pieces.append(Stretch(track, log, (number, own)))
+    """The pieces of a log.
+
+    Motors that were told other gains on the way are replayed under those in force: a run is cut
+    where its gains change. Left out are pieces too short to be replayed, as while gains rise from
+    row to row, and those in which a motor that works elsewhere was told nothing.
+
+    Raises:
+        InputError: If gains change all the time.
+    """
+    pieces, found = [], False
+    varied = [name for name in GAINS if name in log.fields and log.fields[name].ndim == 2]
+    for place, run in enumerate(log.segments()):
+        own = int(run.fields["episode"][0]) if "episode" in run.fields else place
+        edges = _gain_edges(run, varied)
+        for first, last in itertools.pairwise(edges):
+            found = True
+            if len(edges) > 2 and last - first < _FEWEST_ROWS:
+                continue
+            piece = run.rows(slice(first, last)) if len(edges) > 2 else run
+            if _silent(piece, log, varied):
+                continue
+            track = log_track(piece, robot, rate_hz=log.rate_hz)
+            gains = {name: told_gain(piece, name) for name in varied}
+            told = replace(log, fields={**log.fields, **gains}) if varied else log
+            pieces.append(Stretch(track, told, (number, own), edges[-1] - last))
+    if found and not pieces:
+        raise InputError(
+            f"the gains in the log change every few rows: no {_FEWEST_ROWS} rows in a row have the "
+            "same ones; look at stiffness and damping with `asap logs show`"
+        )
     return pieces
+
+
+def _gain_edges(run: Log, varied: Sequence[str]) -> list[int]:
+    """First rows of the pieces of T rows that are under one set of gains each, and T."""
+    rows = len(run.time_s)
+    if not varied:
+        return [0, rows]
+    told = np.concatenate([run.fields[name] for name in varied], axis=1)
+    edges = [0]
+    # Measured against the piece's first row: a slow ramp becomes steps.
+    for row in np.flatnonzero((np.diff(told, axis=0) != 0.0).any(axis=1)) + 1:
+        if (np.abs(told[row] - told[edges[-1]]) > _SAME_GAIN * np.abs(told[edges[-1]])).any():
+            edges.append(int(row))
+    return [*edges, rows]
+
+
+def _silent(piece: Log, log: Log, varied: Sequence[str]) -> bool:
+    """True if a motor that has a gain elsewhere in the log has none here, or the reverse."""
+    return any(
+        bool(((told_gain(piece, name) == 0.0) != (told_gain(log, name) == 0.0)).any())
+        for name in varied
+    )
 
 
 class Windows:
@@ -85,6 +139,11 @@ class Windows:
         """(W,)"""
         if len(self.start) == 0:
             raise InputError(f"no stretch of the log is as long as a horizon ({horizons_s[0]:g} s)")
+        self.straddling = sum(
+            _straddling(s, length, lead, stride, self.steps)
+            for s, length in zip(stretches, lengths, strict=True)
+        )
+        """Windows that a change of gains takes away or cuts short"""
         self._first = (np.cumsum(lengths) - lengths)[self.stretch]
         self._last = self._first + lengths[self.stretch] - 1
         self.gain_ratio = _gain_ratios(stretches)
@@ -145,7 +204,9 @@ class Windows:
         self, sim: Simulation, window: np.ndarray, gains: Mapping[str, np.ndarray]
     ) -> None:
         """Each robot the gains of its log."""
-        assert isinstance(sim, CpuSimulation), "logs under different gains are replayed in MuJoCo"
+        if not isinstance(sim, CpuSimulation):
+            raise InputError("logs under different gains are replayed in MuJoCo only: leave "
+                             "robots of another engine out, or replay such logs apart")  # fmt: skip
         assert self.gain_ratio is not None
         ratio = {name: values[self.stretch[window]] * gains.get(name, 1.0)
                  for name, values in self.gain_ratio.items()}  # fmt: skip
@@ -154,6 +215,13 @@ class Windows:
         kp[:, :, 0] = model.actuator_gainprm[:, 0] * ratio["stiffness"]
         kv[:, :, 1] = model.actuator_biasprm[:, 1] * ratio["stiffness"]
         kv[:, :, 2] = model.actuator_biasprm[:, 2] * ratio["damping"]
+
+
+def _straddling(stretch: Stretch, length: int, lead: int, stride: int, steps: int) -> int:
+    """Windows that begin in a stretch and would end in what follows it under other gains."""
+    starts = np.arange(lead, length, stride)
+    within = starts + steps <= length - 1 + stretch.rows_after
+    return int(((starts + steps > length - 1) & within).sum())
 
 
 def _gain_ratios(stretches: Sequence[Stretch]) -> dict[str, np.ndarray] | None:

@@ -26,6 +26,11 @@ NOISE = {"joint_pos": 0.0005, "joint_vel": 0.02, "ang_vel": 0.02, "acc": 0.3}
 _MEASURED = ("joint_pos", "joint_vel", "torque_est", "imu_quat_wxyz", "imu_ang_vel_b",
              "imu_lin_acc_b", "base_pos_w", "base_quat_wxyz", "base_lin_vel_w",
              "base_ang_vel_b")  # fmt: skip
+_STANDING = {"joint_pos": NOISE["joint_pos"], "joint_vel": NOISE["joint_vel"],
+             "imu_ang_vel_b": NOISE["ang_vel"], "imu_lin_acc_b": NOISE["acc"],
+             "torque_est": 0.01}  # fmt: skip
+"""Noise of sensors of a robot at rest, in their units."""
+
 _GROUPS = (("joint_pos_target",), ("joint_pos_target", "action"),
            ("joint_pos", "joint_vel", "torque_est"), ("joint_pos",), ("joint_vel",))  # fmt: skip
 """What a logger may write in another order or with another sign than the rest."""
@@ -213,12 +218,12 @@ def standing_still(log: Log, rng: np.random.Generator) -> Planted:
     times = np.concatenate([log.time_s, log.time_s[-1] + 0.02 * np.arange(1, count + 1)])
     still = _keep(log, rows, times)
     arrays = {}
-    for name, kind in (("joint_pos", "joint_pos"), ("joint_vel", "joint_vel"),
-                       ("imu_ang_vel_b", "ang_vel")):  # fmt: skip
-        arrays[name] = channel(still, name)
-        rest = arrays[name][-count:]
-        # Positions stay, speeds are none.
-        rest[:] = (rest if kind == "joint_pos" else 0.0) + rng.normal(0.0, NOISE[kind], rest.shape)
+    for name, noise in _STANDING.items():
+        if has(still, name):
+            arrays[name] = channel(still, name)
+            rest = arrays[name][-count:]
+            # All stays as it is, but speeds: there are none.
+            rest[:] = (0.0 if "vel" in name else rest) + rng.normal(0.0, noise, rest.shape)
     return Planted(edited(still, **arrays), "standing_still")
 
 
@@ -230,8 +235,13 @@ def fallen(log: Log, rng: np.random.Generator) -> Planted:
     axis = np.eye(3)[int(rng.integers(2))]
     turn = rotation.from_axis_angle(np.tile(axis, (len(angle), 1)), angle)
     names = [n for n in ("imu_quat_wxyz", "base_quat_wxyz") if n in log.fields]
-    quats = {name: rotation.multiply(log.fields[name], turn) for name in names}
-    return Planted(edited(log, **quats), "fallen")
+    arrays = {name: rotation.multiply(log.fields[name], turn) for name in names}
+    speed = np.gradient(angle) / np.median(np.diff(log.time_s))
+    for name in ("imu_ang_vel_b", "base_ang_vel_b"):
+        if has(log, name):
+            turned = rotation.rotate_inverse(turn, log.fields[name])
+            arrays[name] = turned + speed[:, None] * axis
+    return Planted(edited(log, **arrays), "fallen")
 
 
 def gain_change(log: Log, rng: np.random.Generator) -> Planted:

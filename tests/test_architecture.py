@@ -45,10 +45,12 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.sheet asap.visualize asap.bench_results asap.motion_plan asap.inverse_dynamics "
     "asap.bullet_world",
     "asap.bullet",
+    "asap.planted",
     "asap.choreography asap.log_check_step asap.dynamics_check asap.rewards asap.policy asap.twin",
     "asap.twin_robot",
     "asap.twin_server",
     "asap.twin_dds",
+    "asap.log_check_joint_delay",
     "asap.motion_check asap.variation asap.log_check_base asap.log_check_order asap.log_signals "
     "asap.export asap.evaluate asap.bench asap.whole_body",
     "asap.inputs asap.randomize asap.walk asap.log_check asap.balance asap.bench_integrators "
@@ -65,13 +67,15 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.delta_ppo",
     "asap.fit_methods",
     "asap.cli_common asap.bench_train asap.bench_gap asap.replay_view asap.closed_loop "
-    "asap.fit asap.next_motion",
+    "asap.fit asap.next_motion asap.bench_logs",
     "asap.cli_progress asap.bench_fit asap.finetune asap.fit_files asap.stages",
     "asap.align_judge asap.align_config",
     "asap.align",
+    "asap.bench_align",
     "asap.cli_bench asap.cli_data asap.cli_fit asap.cli_logs asap.cli_motions asap.cli_policy "
     "asap.cli_train asap.cli_twin",
-    "asap.cli_align",
+    "asap.cli_align asap.cli_bench_logs",
+    "asap.cli_bench_align",
     "asap.cli",
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}

@@ -190,6 +190,8 @@ class ReplayLogs(_Logs):
         if not found.base_known:
             notes.append("the base's position is not in the log: it is reckoned from IMU and legs "
                          "for the start of each window, and nothing is said about it")  # fmt: skip
+        if found.straddling:
+            notes.append(f"{found.straddling} windows cross a change of gains: left out beyond it")
         shown: list[RenderableType] = [_error_table(found, metric)
                                        for metric in (JOINT_ERROR, *BODY_ERRORS)
                                        if metric == JOINT_ERROR or found.base_known]  # fmt: skip
@@ -280,6 +282,7 @@ def _facts(found: Replay) -> dict[str, Any]:
         "rate_hz": found.rate_hz,
         "diverged": {name: arm.diverged for name, arm in found.arms.items()},
         "base_known": found.base_known,
+        "straddling": found.straddling,
         "time_s": found.time_s,
         "curve": nominal.curve,
         "joint_names": list(found.joint_names),

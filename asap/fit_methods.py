@@ -10,7 +10,7 @@ its two baselines, to compare with. stacked identifies first, and learns an offs
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -21,9 +21,12 @@ from asap.dynamics_residual import DynamicsConfig, fit_dynamics
 from asap.grid import GridConfig, fit_grid
 from asap.judge import Judge
 from asap.log_split import Parts
+from asap.log_windows import Windows, stretches_of
 from asap.parameter_search import Identified, IdentifyConfig, search
 from asap.replay import ReplayConfig
 from asap.robot import Robot
+from asap_deploy.errors import InputError
+from asap_deploy.log import Log
 
 Method = Literal["stacked", "identify", "delta", "delta-ppo", "delta-dynamics", "grid"]
 
@@ -99,6 +102,8 @@ def propose(
                         progress=progress)  # fmt: skip
         helps = grid.share < _NOTICED
         return Candidate(grid.correction if helps else nothing(robot), None, [])
+    if config.method in ("delta-dynamics", "delta-ppo"):
+        _check_gains(parts.train, robot)
     if config.method == "delta-dynamics":
         learned = fit_dynamics(parts.train, robot, config.dynamics, judge, seed=config.seed,
                                threads=config.threads, progress=progress)  # fmt: skip
@@ -113,6 +118,14 @@ def propose(
             progress=progress, stopped=stopped,
         )  # fmt: skip
     return _with_offset(Candidate(nothing(robot), None, []), delta, robot)
+
+
+def _check_gains(logs: Sequence[Log], robot: Robot) -> None:
+    """Methods that step simulations themselves know one set of gains."""
+    stretches = [s for i, log in enumerate(logs) for s in stretches_of(log, i, robot)]
+    if Windows(stretches, horizons_s=(0.1,), every_s=1.0, late_s=0.0).gain_ratio is not None:
+        raise InputError("this method needs logs under one set of gains: fit them apart, or use "
+                         "--method identify")  # fmt: skip
 
 
 def _identified(

@@ -43,7 +43,7 @@ _WIDE = 1.0
 _BIAS = 0.15
 """What a wrong model shifts all delays by [rows]."""
 
-_SLOW, _ERRORS, _EVIDENCE = 0.4, 6.0, 45.0
+_SLOW, _ERRORS, _EVIDENCE = 0.4, 6.0, 80.0
 """A joint must be so many rows later than its counterpart to be called slow, so many standard
 errors, and a common delay must explain both so much worse (log likelihood)."""
 

@@ -107,6 +107,8 @@ class Replay:
     rate_hz: float
     joint_names: tuple[str, ...]
     base_known: bool
+    straddling: int
+    """Windows that a change of gains takes away or cuts short"""
     start_row: np.ndarray
     """(W,) row of its stretch that a window starts in"""
     stretch: np.ndarray
@@ -163,6 +165,7 @@ def replay(
         rate_hz=1.0 / windows.dt,
         joint_names=first.joint_names,
         base_known=base_known,
+        straddling=windows.straddling,
         start_row=windows.start,
         stretch=windows.stretch,
         time_s=windows.dt * np.arange(1, windows.steps + 1),

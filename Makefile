@@ -16,13 +16,12 @@ setup: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ./deploy -e '.[dev,motions,logs]'
 	touch $@
 
-# The whole loop on a simulated robot whose wear the model does not know; a second call goes on where
-# the first was stopped.
+# The whole loop on a simulated robot whose rotors are heavier than the model says; a second call goes
+# on where the first was stopped.
 demo: setup
-	$(BIN)/asap align --robot g1 --truth g1@worn --motion walk squat \
-		--policy policies/g1/walk.onnx policies/g1/squat.onnx --start-noise small \
-		--train.steps 250000 --episodes 128 --out runs/demo
-	@echo "Look at runs/demo/report.html, or at a recording: $(BIN)/rerun runs/demo/judged/walk/robot.rrd"
+	$(BIN)/asap align --robot g1 --truth g1@genesis --motion walk --policy policies/g1/walk.onnx \
+		--collect.episodes 6 --train.steps 300000 --episodes 128 --out runs/demo
+	@echo "Look at runs/demo/report.html, or at the recording: $(BIN)/rerun runs/demo/judged/walk/robot.rrd"
 
 test: setup
 	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist worksteal

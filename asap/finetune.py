@@ -152,11 +152,13 @@ def finetune(
         watch: Told about every iteration.
         stopped: Asked after every iteration.
     """
-    result, folder, clip = trainer.run(watch, stopped), trainer.run_dir, trainer.clip
+    result = trainer.run(watch, stopped, judged=False)
+    folder, clip = trainer.run_dir, trainer.clip
     if result.interrupted:
         return Finetuned(False, None, None, result.steps, result.wall_s, True)
     config = trainer.config
-    fresh = EvaluateConfig(episodes=FINAL * config.episodes, start_noise=config.judged_from,
+    episodes = FINAL * config.episodes // len(trainer.judges)
+    fresh = EvaluateConfig(episodes=episodes, start_noise=config.judged_from,
                            seed=config.seed + _FRESH, threads=config.threads)  # fmt: skip
     start, found = (folder / name for name in (START, POLICY))
     before, after = (_judged(file, clip, trainer.judges, fresh) for file in (start, found))

@@ -104,7 +104,7 @@ def target_copies(view: View) -> Outcome:
     for lag in (-2, -1, 0, 1, 2):
         apart = np.std(target[rows] - pos[rows + lag], axis=0)
         rough = np.std(_bend(target, rows) - _bend(pos, rows + lag), axis=0)
-        copied |= (apart < 0.1 * pos[rows].std(axis=0)) & (rough < 0.3 * np.std(fine, axis=0))
+        copied |= (apart < 0.05 * pos[rows].std(axis=0)) & (rough < 0.15 * np.std(fine, axis=0))
     copied &= moving
     if not copied.any():
         return Outcome([view.finding("target_copy", "PASS", "targets are no measurements")])

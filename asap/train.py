@@ -208,12 +208,15 @@ class Trainer:
         self,
         watch: Callable[[Report], None] = lambda report: None,
         stopped: Callable[[], bool] = lambda: False,
+        *,
+        judged: bool = True,
     ) -> TrainResult:
         """Train until the steps are done, or until ``stopped`` says so; save either way.
 
         Args:
             watch: Told about every iteration.
             stopped: Asked after every iteration.
+            judged: Evaluate the best policy at the end, from starts that chose nothing.
         """
         config, interrupted = self.config, False
         if self.init is not None and self.ppo.iteration == 0:
@@ -236,6 +239,8 @@ class Trainer:
             return TrainResult(self.ppo.num_timesteps, self.trained_s, None, True)
         self._keep_best()
         self.save()
+        if not judged:
+            return TrainResult(self.ppo.num_timesteps, self.trained_s, None, False)
         policy = Policy.from_bytes((self.run_dir / POLICY).read_bytes())
         final = EvaluateConfig(episodes=FINAL * config.episodes, seed=config.seed + 1,
                                start_noise=config.judged_from)  # fmt: skip

@@ -179,8 +179,8 @@ def _replayed(errors: np.ndarray, moves: np.ndarray, runs: np.ndarray) -> Replay
     count = len(errors)
     arms = {"corrected": arm("corrected", errors), "hold_last": arm("hold_last", moves)}
     return Replay(
-        arms=arms, windows=count, episodes=1, rate_hz=50.0, joint_names=("a",), base_known=False, straddling=0,
-        start_row=np.arange(count), stretch=runs, time_s=np.array([0.5]),
+        arms=arms, windows=count, episodes=1, rate_hz=50.0, joint_names=("a",), base_known=False,
+        straddling=0, start_row=np.arange(count), stretch=runs, time_s=np.array([0.5]),
     )  # fmt: skip
 
 

@@ -19,10 +19,10 @@ from typing import Any
 
 from asap import __version__, results
 from asap.align_config import AlignConfig, Task, Watch
-from asap.align_judge import CORRECTED, START, Judging, judged
+from asap.align_judge import Judging, judged
 from asap.correction import Correction
 from asap.evaluate import Case
-from asap.finetune import Arm, arms, trainer_of
+from asap.finetune import CORRECTED, FITTED, UNTOUCHED, Arm, arms, trainer_of
 from asap.fit import fit
 from asap.fit_files import CORRECTION, write_fit
 from asap.inputs import OpenedMotion
@@ -307,11 +307,9 @@ class _Run:
             "motion": task.clip.motion.sha256,
             "policy": policy.sha256,
             "config": config,
-            "arm": arm.name,
             # What the arm is: the correction for one, noise for another.
-            "where": results.plain(dataclasses.asdict(arm.env)) if arm.env else None,
-            "fit": self.log_hashes if arm.name in (CORRECTED, "identified", "noise") else None,
-            "how": self.config.fit if arm.name in (CORRECTED, "identified", "noise") else None,
+            "arm": [arm.name, arm.robot.name, arm.env],
+            "fit": [self.log_hashes, self.config.fit] if arm.name in FITTED else None,
         }
         return self.stages.do(name, self.base | depends, make)
 
@@ -326,7 +324,7 @@ class _Run:
         told: dict[str, dict[str, Any]] = {}
         for task in self.tasks:
             name = task.clip.name
-            stands = {START: start[name], **arms_of.get(name, {})}
+            stands = {UNTOUCHED: start[name], **arms_of.get(name, {})}
             depends = {
                 "judge": judge.name,
                 "how": how._asdict(),

@@ -24,11 +24,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
-from asap.align_words import BODY, COST, NEW, horizons, interval, listing, mapping
+from asap.align_words import BODY, COST, horizons, interval, listing, mapping
+from asap.finetune import CORRECTED
 from asap.metrics import Interval
 
 _BEFORE, _AFTER, _STILL, _INK, _GRID = "#7a828e", "#1a66c4", "#9aa1ab", "#1c2128", "#e3e6ea"
-_ARMS = {NEW: _AFTER, "identify": "#4f9bd9", "nominal": "#b7791f", "noise": "#a4572a",
+_ARMS = {CORRECTED: _AFTER, "identify": "#4f9bd9", "nominal": "#b7791f", "noise": "#a4572a",
          "randomized": "#8a5a9e", "oracle": "#2f855a"}  # fmt: skip
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "asap",  # the same figures give the same bytes
@@ -179,7 +180,9 @@ def gain_chart(found: Mapping[str, Any]) -> str | None:
             color = _ARMS.get(arm, _BEFORE)
             if not math.isnan(gain.low + gain.high):
                 axes.plot([gain.low, gain.high], [row, row], color=color, lw=1.6)
-            axes.plot(gain.value, row, "o", ms=6, color=color, mfc=color if arm == NEW else "white")
+            axes.plot(
+                gain.value, row, "o", ms=6, color=color, mfc=color if arm == CORRECTED else "white"
+            )
             if row and rows[row - 1][0] != rows[row][0]:
                 axes.axhline(row - 0.5, color=_GRID, lw=0.8)
         axes.set_yticks(range(len(rows)), [f"{motion}: {arm}" for motion, arm, _ in rows])

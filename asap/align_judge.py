@@ -14,18 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from asap.evaluate import Evaluation
-from asap.finetune import compare
+from asap.finetune import CORRECTED, UNTOUCHED, compare, gain
 from asap.inputs import OpenedMotion
 from asap.metrics import ERROR_NAMES, paired_difference
 from asap.robot import Robot
 from asap.sheet import contact_sheet
 from asap.tracking import StartNoise
+from asap.train import POLICY
 from asap.visualize import write_recording
-from asap_deploy.npz import write_atomic
+from asap_deploy.npz import write_file
 from asap_deploy.policy import Policy
 
-START, CORRECTED = "no adaptation", "corrected"
-"""The policy that a run began with, and the one that was trained on in the corrected simulator."""
 _QUIET = 16
 """Episodes that begin at rest in the first frame, as a robot does; they differ in sensors alone."""
 
@@ -50,7 +49,7 @@ def judged(
     """Compare policies of one clip, and draw the first and the last.
 
     Args:
-        policies: By arm, ``START`` among them.
+        policies: By arm, ``UNTOUCHED`` among them.
         clip: That they track.
         judge: The robot.
         model: What the simulator took it for.
@@ -60,18 +59,18 @@ def judged(
     found, home = (compare(policies, clip, robot, **how._asdict()) for robot in (judge, model))
     quiet = compare(policies, clip, judge, episodes=_QUIET, seed=how.seed, threads=how.threads,
                     start_noise="none")  # fmt: skip
-    final = policies.get(CORRECTED, policies[START])
-    write_atomic(folder / "policy.onnx", lambda stream: stream.write(final.data))
+    final = policies.get(CORRECTED, policies[UNTOUCHED])
+    write_file(folder / POLICY, final.data)
     place = f"{folder.parent.name}/{folder.name}"
     return {
-        "closed_loop": {arm: _figures(one) for arm, one in found.items()},
-        "gain": {arm: gains(found[START], one, how.seed)
-                 for arm, one in found.items() if arm != START},
+        "closed_loop": {arm: one.summary() for arm, one in found.items()},
+        "gain": {arm: gains(found[UNTOUCHED], one, how.seed)
+                 for arm, one in found.items() if arm != UNTOUCHED},
         "against": {arm: gains(one, found[CORRECTED], how.seed) for arm, one in found.items()
-                    if CORRECTED in found and arm not in (START, CORRECTED)},
-        "quiet": {arm: _figures(one) for arm, one in quiet.items()},
-        "home": {arm: _figures(one) for arm, one in home.items()},
-        "policies": f"{place}/policy.onnx",
+                    if CORRECTED in found and arm not in (UNTOUCHED, CORRECTED)},
+        "quiet": {arm: one.summary() for arm, one in quiet.items()},
+        "home": {arm: one.summary() for arm, one in home.items()},
+        "policies": f"{place}/{POLICY}",
         **_draw(quiet, folder, place),
     }  # fmt: skip
 
@@ -82,8 +81,8 @@ def gains(before: Evaluation, after: Evaluation, seed: int) -> dict[str, dict[st
     ``cost_mm`` counts an episode that fails with 500 mm; errors are of the episodes that both
     finish.
     """
+    found = {"cost_mm": gain([before], [after], seed).as_dict()}
     rng = np.random.default_rng(seed)
-    found = {"cost_mm": paired_difference(before.cost_mm, after.cost_mm, rng).as_dict()}
     old, new = (one.clips[0] for one in (before, after))
     both = old.success & new.success
     for name in ERROR_NAMES[:2]:
@@ -92,16 +91,9 @@ def gains(before: Evaluation, after: Evaluation, seed: int) -> dict[str, dict[st
     return found
 
 
-def _figures(found: Evaluation) -> dict[str, Any]:
-    cost = float(found.cost_mm.mean())
-    return {name: figure.as_dict() for name, figure in found.overall.items()} | {
-        "cost_mm": {"value": cost, "low": None, "high": None}
-    }
-
-
 def _draw(found: Mapping[str, Evaluation], folder: Path, place: str) -> dict[str, Any]:
     """The same start before and after, to look at."""
-    named = {"before": found[START], "after": found.get(CORRECTED, found[START])}
+    named = {"before": found[UNTOUCHED], "after": found.get(CORRECTED, found[UNTOUCHED])}
     rollouts = {
         name: dataclasses.replace(one.clips[0].rollout, title=f"{one.clips[0].name}, {name}")
         for name, one in named.items()

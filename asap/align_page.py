@@ -35,8 +35,6 @@ from asap.align_words import (
     COST,
     JOINT,
     MISSING,
-    NEW,
-    START,
     SUCCESS,
     Fit,
     answer,
@@ -54,6 +52,7 @@ from asap.align_words import (
     told,
 )  # fmt: skip
 from asap.evaluate import FALL_MM
+from asap.finetune import CORRECTED, UNTOUCHED
 
 RESULT = "align.json"
 _PICTURES_BYTES = 1_800_000
@@ -71,8 +70,8 @@ _MEASURED = (
 )
 """Columns of policies: heading, key of the file, metric, sign."""
 _ARMS = {
-    START: "the start policy, untouched",
-    NEW: "the new policy, trained on in the corrected simulator",
+    UNTOUCHED: "the start policy, untouched",
+    CORRECTED: "the new policy, trained on in the corrected simulator",
     "nominal": "control: trained on as long in the uncorrected simulator",
     "noise": "control: trained on as long with random noise on the targets",
     "randomized": "control: trained on as long with ordinary domain randomisation",
@@ -168,7 +167,7 @@ def _done(found: Mapping[str, Any]) -> list[Block]:
 
 def _at_home(found: Mapping[str, Any], motion: str) -> Mapping[str, Any]:
     """The start policy in the uncorrected model."""
-    return mapping(found, "home", motion, START) or mapping(found, "motions", motion, "home")
+    return mapping(found, "home", motion, UNTOUCHED) or mapping(found, "motions", motion, "home")
 
 
 def _delay(log: Any) -> str:
@@ -282,7 +281,7 @@ def _policies(found: Mapping[str, Any], *, draw: bool) -> list[Block]:
         known = [one for one in _MEASURED
                  if any(interval(found, one[1], motion, arm, one[2]) for arm in arms)]  # fmt: skip
         rows = [
-            [arm, *("" if (arm, key) == (START, "gain") else
+            [arm, *("" if (arm, key) == (UNTOUCHED, "gain") else
                     told(interval(found, key, motion, arm, metric), metric, sign=sign)
                     for _, key, metric, sign in known)]
             for arm in arms

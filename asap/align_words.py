@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from asap.evaluate import FALL_MM
+from asap.finetune import CORRECTED, UNTOUCHED
 from asap.metrics import Interval
 
 MISSING: Literal["not measured"] = "not measured"
-START, NEW, CONTROLS = "no adaptation", "corrected", ("nominal", "noise", "randomized")
-"""Arms: the policy before, the policy after, and what else could explain a gain."""
+CONTROLS = ("nominal", "noise", "randomized")
+"""Arms: what else could explain a gain."""
 
 JOINT, BODY, SUCCESS, COST = "joint_mae_deg", "global_mpjpe_mm", "success_rate", "cost_mm"
 Change = Literal["better", "worse", "no clear difference", "not measured"]
@@ -148,7 +149,7 @@ def motions_of(found: Mapping[str, Any]) -> list[str]:
 
 def changed(found: Mapping[str, Any], motion: str) -> bool | None:
     """Whether any round put another policy in the place of the start; None where none trained."""
-    seen = [at(one, "finetune", motion, NEW, "changed") for one in listing(found, "rounds")]
+    seen = [at(one, "finetune", motion, CORRECTED, "changed") for one in listing(found, "rounds")]
     known = [one for one in seen if isinstance(one, bool)]
     return any(known) if known else None
 
@@ -173,7 +174,7 @@ def change_of(found: Mapping[str, Any], motion: str, arm: str) -> Change:
 
 def _falls(found: Mapping[str, Any], motion: str, arm: str) -> Change:
     """Whether runs finish more often: only intervals that do not touch say so."""
-    before = interval(found, "closed_loop", motion, START, SUCCESS)
+    before = interval(found, "closed_loop", motion, UNTOUCHED, SUCCESS)
     after = interval(found, "closed_loop", motion, arm, SUCCESS)
     if before is None or after is None:
         return MISSING
@@ -184,7 +185,7 @@ def _falls(found: Mapping[str, Any], motion: str, arm: str) -> Change:
 
 def rivals(found: Mapping[str, Any], motion: str) -> list[str]:
     """Controls that the correction does not beat: paired where that was measured."""
-    ours = gain_of(found, motion, NEW)
+    ours = gain_of(found, motion, CORRECTED)
     if ours is None:
         return []
     named = []
@@ -238,13 +239,18 @@ def _prediction(found: Mapping[str, Any]) -> Line:
 def _policy(found: Mapping[str, Any]) -> Line:
     truth, names = at(found, "truth"), motions_of(found)
     ask = "Did the policy get better on the robot?"
-    known = [n for n in names if changed(found, n) is not None or at(found, "closed_loop", n, NEW)]
+    known = [
+        n for n in names if changed(found, n) is not None or at(found, "closed_loop", n, CORRECTED)
+    ]
     if not known:
         none = "No policy was trained; the start policies are what there is."
         return Line(ask, "Unchanged.", (none,), "closed_loop")
     where = f"Judged on {at(found, 'judged_on') or truth or 'an unnamed robot'}, {starts(found)}"
     where += "." if truth else ": that is the model as the correction made it, not the robot."
-    by = {n: "unchanged" if changed(found, n) is False else change_of(found, n, NEW) for n in known}
+    by = {
+        n: "unchanged" if changed(found, n) is False else change_of(found, n, CORRECTED)
+        for n in known
+    }
     found_ones = dict.fromkeys(by.values())
     counts = [f"{what} on {joined([n for n in known if by[n] == what])}" for what in found_ones]
     verdict = ", ".join(counts) if len(found_ones) > 1 else {
@@ -264,21 +270,23 @@ def starts(found: Mapping[str, Any]) -> str:
 
 def _of_motion(found: Mapping[str, Any], motion: str, what: str) -> str:
     """How a policy changed, in a sentence or two."""
-    before, after = (interval(found, "closed_loop", motion, arm, SUCCESS) for arm in (START, NEW))
+    before, after = (
+        interval(found, "closed_loop", motion, arm, SUCCESS) for arm in (UNTOUCHED, CORRECTED)
+    )
     if what == "unchanged":
         kept = "nothing that was trained was better in the corrected simulator"
         return f"{motion}: the start policy was kept ({kept}); it finishes {_runs(before)}."
     if what == MISSING:
         return f"{motion}: {MISSING}."
     falls = {"better": "it falls less", "worse": "it falls more"}.get(
-        _falls(found, motion, NEW), "no clear difference in falls")  # fmt: skip
+        _falls(found, motion, CORRECTED), "no clear difference in falls")  # fmt: skip
     text = f"{motion}: {falls}; it finishes {_runs(after)} instead of {told(before, SUCCESS)}."
-    apart = interval(found, "gain", motion, NEW, BODY)
+    apart = interval(found, "gain", motion, CORRECTED, BODY)
     if apart is not None:
-        size = number(at(found, "closed_loop", motion, START, BODY, "value"))
+        size = number(at(found, "closed_loop", motion, UNTOUCHED, BODY, "value"))
         away = "" if math.isnan(size) else f" (the start policy is {size:.0f} mm away)"
         text += f" {_nearer(apart)} where both finish{away}."
-    cost = interval(found, "gain", motion, NEW, COST)
+    cost = interval(found, "gain", motion, CORRECTED, COST)
     if cost is not None:
         text += f" With a failed run counted as {FALL_MM:.0f} mm: {_nearer(cost)}."
     return text
@@ -307,7 +315,7 @@ def _next(found: Mapping[str, Any]) -> Line:
 
 def _with_correction(found: Mapping[str, Any]) -> list[str]:
     """Advice where the simulator was corrected: the verdict, then details."""
-    by = {name: change_of(found, name, NEW) for name in motions_of(found)
+    by = {name: change_of(found, name, CORRECTED) for name in motions_of(found)
           if changed(found, name) is not False}  # fmt: skip
     better = [name for name in by if by[name] == "better"]
     worse = [name for name in by if by[name] == "worse"]
@@ -318,7 +326,7 @@ def _with_correction(found: Mapping[str, Any]) -> list[str]:
         return ["Keep the start policy.", f"{joined(worse)}: do not put the new policy on a robot."]
     details = [f"{joined(worse)}: do not put the new policy on a robot."] if worse else []
     for name in better:
-        rate, same = interval(found, "closed_loop", name, NEW, SUCCESS), rivals(found, name)
+        rate, same = interval(found, "closed_loop", name, CORRECTED, SUCCESS), rivals(found, name)
         if rate is not None and rate.value < _ENOUGH:
             details.append(f"{name} still fails in {1.0 - rate.value:.0%} of the judged runs.")
         if same:
@@ -369,7 +377,7 @@ def limits(found: Mapping[str, Any]) -> list[str]:
     ]
     absent = [name for name in CONTROLS
               if not any(at(found, "gain", motion, name) for motion in names)]  # fmt: skip
-    if absent and any(at(found, "gain", motion, NEW) for motion in names):
+    if absent and any(at(found, "gain", motion, CORRECTED) for motion in names):
         lines.append(f"Controls {joined(absent)} were not measured: training longer, or noise, may "
                      "gain as much as the correction.")  # fmt: skip
     return [*lines, *([] if fit is None else _limits_of(fit.facts))]

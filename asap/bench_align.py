@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 
 from asap.align import align
 from asap.align_config import AlignConfig, Task, Watch
-from asap.align_judge import START
+from asap.finetune import UNTOUCHED
 from asap.inputs import OpenedMotion, open_motion, open_policy
 from asap.published import EXPECTED, case_of_published
 from asap.published import ROBOT as PUBLISHED
-from asap.record import RecordConfig
 from asap.robot import ROBOTS_FOLDER, Robot
 from asap_deploy.errors import InputError
 
@@ -89,7 +88,7 @@ def align_pairs(
             config = dataclasses.replace(
                 setup.align,
                 seed=seed,
-                collect=RecordConfig(episodes=episodes, start_noise=0.5),
+                collect=dataclasses.replace(setup.align.collect, episodes=episodes),
             )
             one = align(robot, [task], config, folder / pair / f"seed{seed}", truth=truth,
                         watch=watch)  # fmt: skip
@@ -119,12 +118,12 @@ def _shares(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]
     if "oracle" not in arms:
         return found
     for arm, figures in arms.items():
-        if arm in (START, "oracle"):
+        if arm in (UNTOUCHED, "oracle"):
             continue
         found[arm] = {}
         for name in COMPARED:
             start, here, best = (
-                one[name]["value"] for one in (arms[START], figures, arms["oracle"])
+                one[name]["value"] for one in (arms[UNTOUCHED], figures, arms["oracle"])
             )
             found[arm][name] = (start - here) / (start - best) if start > best else float("nan")
     return found

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from asap_deploy.errors import InputError
-from asap_deploy.npz import write_atomic
+from asap_deploy.npz import write_file
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
@@ -30,7 +30,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
     data = io.BytesIO()
     torch.save(state, data)
     try:
-        write_atomic(path, lambda stream: stream.write(data.getbuffer()))
+        write_file(path, data.getvalue())
     except InputError as error:
         before = "; the one before is whole: make room and use --resume" if path.exists() else ""
         raise InputError(f"{error}{before}") from None

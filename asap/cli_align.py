@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 from rich.console import Console, RenderableType
@@ -27,11 +25,10 @@ from asap.cli_common import (
     Outcome,
     Progress,
     show,
-    stop_requests,
     table,
 )
 from asap.cli_logs import ReplayLogs
-from asap.cli_progress import TrainingProgress, plan_of
+from asap.cli_progress import watched
 from asap.cli_train import overlaid
 from asap.finetune import FINETUNE, Finetuned, beginning, finetune
 from asap.fit import checked
@@ -44,7 +41,7 @@ from asap.robot import Robot
 from asap.tracking import StartNoise
 from asap.train import TrainConfig, Trainer
 from asap_deploy.errors import InputError
-from asap_deploy.npz import write_atomic
+from asap_deploy.npz import write_file
 
 PAGE, PAGE_MD = "report.html", "report.md"
 
@@ -105,8 +102,7 @@ class Align(Common):
             )
         tasks = self._tasks(robot)
         logs = [open_log(path, columns=self.columns, robot=robot) for path in self.logs]
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        out = self.out or Path("runs") / "align" / f"{stamp}-{self.seed}"
+        out = self.folder("align")
         config = AlignConfig(
             collect=self.collect, rounds=self.rounds, controls=self.controls, fit=self.fit,
             judge_episodes=self.episodes, seed=self.seed, pretrain=self.pretrain,
@@ -125,7 +121,7 @@ class Align(Common):
             line = f"stopped; the same command with --out {out} goes on from here"
             return Outcome(result={"run_dir": out}, shown=[line], status=INTERRUPTED)
         text = html_page(found, out)
-        write_atomic(out / PAGE, lambda stream: stream.write(text.encode()))
+        write_file(out / PAGE, text)
         inputs = [*self.policy, *self.logs, *(task.clip.path for task in tasks)]
         accepted = all(one["fit"]["accepted"] for one in found["rounds"])
         facts = {**found, "run_dir": out, "result": out / RESULT, "page": out / PAGE}
@@ -151,8 +147,8 @@ class Align(Common):
             if task.policy is None:
                 lines.append(f"  asap pretrain --motion {task.clip.path}     # a policy first")
                 continue
-            file, data = out / "start" / f"{task.clip.name}.onnx", task.policy.data
-            write_atomic(file, functools.partial(_write, data))
+            file = out / "start" / f"{task.clip.name}.onnx"
+            write_file(file, task.policy.data)
             lines.append(f"  asap-deploy run {file} --link unitree --record {task.clip.name}.mcap")
         lines.append(f"then give the same command with --logs FILE ... --out {out}")
         return Outcome(result={"run_dir": out, "record": lines}, shown=["\n".join(lines)])
@@ -183,7 +179,7 @@ class Report(ReplayLogs):
         whole = self.format == "html"
         text = html_page(found, self.run_dir) if whole else markdown_page(found)
         page = self.page or self.run_dir / (PAGE if whole else PAGE_MD)
-        write_atomic(page, lambda stream: stream.write(text.encode()))
+        write_file(page, text)
         return Outcome(result={"written": [page]}, shown=[f"wrote {page}"], inputs=[source])
 
 
@@ -225,33 +221,18 @@ class Shown(Watch):
 
     def train(self, trainer: Trainer) -> Finetuned:
         """Train with an estimate and live figures."""
-        with (
-            TrainingProgress(plan_of(trainer), quiet=self._quiet) as shown,
-            stop_requests(shown.stopping) as stopped,
-        ):
-            return finetune(
-                trainer,
-                watch=lambda report: shown.update(report.steps, report.facts),
-                stopped=stopped,
-            )
+        with watched(trainer, quiet=self._quiet) as (watch, stopped):
+            return finetune(trainer, watch=watch, stopped=stopped)
 
     def pretrain(self, trainer: Trainer) -> bool:
         """The same from nothing."""
-        with (
-            TrainingProgress(plan_of(trainer), quiet=self._quiet) as shown,
-            stop_requests(shown.stopping) as stopped,
-        ):
-            result = trainer.run(lambda report: shown.update(report.steps, report.facts), stopped)
-            return not result.interrupted
+        with watched(trainer, quiet=self._quiet) as (watch, stopped):
+            return not trainer.run(watch, stopped).interrupted
 
     def _end_bar(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-def _write(data: bytes, stream: BinaryIO) -> None:
-    stream.write(data)
 
 
 def _tables(found: Mapping[str, Any], out: Path) -> list[RenderableType]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -43,13 +42,13 @@ class BenchAlign(Common):
     start_noise: StartNoise = "paper"
     """Starts that are trained and judged: none (at rest in the first frame), small, paper."""
     out: Path | None = None
-    """Folder of the runs; runs/bench/align-<time> by default."""
+    """Folder of the runs; runs/bench-align/<time>-<seed> by default."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Every setting of the fine-tuning."""
 
     def run(self, progress: Progress) -> Outcome:
         """Align every pair."""
-        out = self.out or Path("runs") / "bench" / f"align-{time.strftime('%Y%m%d-%H%M%S')}"
+        out = self.folder("bench-align")
         train = beginning(overlaid(FINETUNE, self.train, TrainConfig()), self.start_noise)
         config = AlignConfig(controls=self.controls, judge_episodes=self.episodes, train=train,
                              threads=self.train.threads)  # fmt: skip

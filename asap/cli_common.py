@@ -42,6 +42,12 @@ class Common:
     quiet: bool = False
     """Print nothing but errors."""
 
+    def folder(self, name: str) -> Path:
+        """--out, of the commands that have it, or a new folder ``runs/<name>/<time>-<seed>``."""
+        given: Path | None = getattr(self, "out", None)
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        return given or Path("runs") / name / f"{stamp}-{self.seed}"
+
     def run(self, progress: Progress) -> Outcome:
         """Do it; every command has its own."""
         raise NotImplementedError(type(self).__name__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,8 +75,7 @@ class Fit(Common):
         with stop_requests(lambda: None) if by_trial else nullcontext(lambda: False) as stopped:
             fitted = fit(logs, robot, config, heldout=heldout, progress=progress, stopped=stopped)
         inputs = [*self.logs, *self.heldout]
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        out = self.out or Path("runs") / "fit" / f"{stamp}-{self.seed}"
+        out = self.folder("fit")
         facts = write_fit(fitted, robot, config, inputs=inputs, folder=out)
         advice = self._advice(robot, fitted)
         facts["next_motion"] = [{"motion": name, "tells": gain} for name, gain in advice]

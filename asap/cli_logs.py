@@ -20,7 +20,7 @@ from asap.replay_view import costly, heat_map, overlay, page
 from asap.robot import Robot
 from asap.visualize import write_recording
 from asap_deploy.errors import InputError
-from asap_deploy.npz import write_atomic
+from asap_deploy.npz import write_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +222,7 @@ class ReplayLogs(_Logs):
         written = []
         if self.png is not None:
             data = heat_map(found, "nominal")
-            write_atomic(self.png, lambda stream: stream.write(data))
+            write_file(self.png, data)
             written.append(self.png)
         if self.view is not None:
             write_recording([overlay(opened[0].log, Robot.load(self.robot))], self.view)
@@ -230,7 +230,7 @@ class ReplayLogs(_Logs):
         if self.page is not None:
             title = f"{', '.join(one.name for one in opened)[:80]} on {self.robot}"
             text = page(found, title=title, arm="nominal", notes=[*notes, *_verdict(found)])
-            write_atomic(self.page, lambda stream: stream.write(text.encode()))
+            write_file(self.page, text)
             written.append(self.page)
         return written
 

@@ -21,7 +21,7 @@ from asap.tracking import NOISE, StartNoise
 from asap.walk import WalkConfig, walk
 from asap_deploy.errors import InputError
 from asap_deploy.golden import load_policy, verify
-from asap_deploy.npz import write_atomic
+from asap_deploy.npz import write_file
 
 _HEADINGS = ["success", "global mm", "rel. mm", "vel. mm/fr", "acc. mm/fr²"]
 
@@ -177,7 +177,7 @@ class Export(Common):
         if data is None:
             raise InputError("this policy already carries a contract: use it as it is",
                              file=self.from_onnx)  # fmt: skip
-        write_atomic(self.out, lambda stream: stream.write(data))
+        write_file(self.out, data)
         policy = load_policy(self.out)
         parity = verify(policy)
         contract = policy.contract

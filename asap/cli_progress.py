@@ -1,11 +1,11 @@
 """What a person sees of a training: how long it will take, then how it goes.
 
-The first three seconds of a training are its own benchmark; the estimate is printed after them. A
+Three seconds of a training, after its first iteration, are its own benchmark; the estimate is printed after them. A
 terminal then shows lines that stay in place, anything else gets a plain line every half minute. All
 of it goes to stderr, and a terminal that goes away does not end the training.
 
-    with TrainingProgress(plan_of(trainer), quiet=False) as shown:
-        trainer.run(lambda report: shown.update(report.steps, report.facts))
+    with watched(trainer, quiet=False) as (watch, stopped):
+        trainer.run(watch, stopped)
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from asap.train import FINAL, Trainer
+from asap.cli_common import stop_requests
+from asap.train import FINAL, Report, Trainer
+
+Watch = Callable[[Report], None]
+"""Told about every iteration."""
 
 BENCHMARK_S = 3.0
 """Training that is timed before the estimate [s]."""
@@ -79,15 +83,16 @@ class Plan:
 
 def plan_of(trainer: Trainer) -> Plan:
     """What a trainer is going to do from where it stands."""
-    config, frames = trainer.config, trainer.env.last_frame
+    config = trainer.config
+    evaluation = trainer.env.last_frame * config.episodes * len(trainer.judges)
     return Plan(
         run_dir=trainer.run_dir,
         begun=trainer.ppo.num_timesteps,
         steps=config.steps,
         iteration_steps=config.num_envs * config.ppo.horizon,
         evaluate_every=config.evaluate_every,
-        evaluation_steps=frames * config.episodes,
-        final_steps=frames * (1 + FINAL) * config.episodes,
+        evaluation_steps=evaluation,
+        final_steps=(1 + FINAL) * evaluation,
         cores=config.threads or os.cpu_count() or 1,
     )
 
@@ -116,7 +121,7 @@ class TrainingProgress:
         self._started = self._printed = clock()
         self._past = deque([(self._started, plan.work(plan.begun))])
         self._steps, self._figures = plan.begun, dict[str, float]()
-        self._estimated = False
+        self._measuring, self._estimated = 0.0, False
         self._note = f"measuring the speed for {BENCHMARK_S:.0f} s"
         self._live: Live | None = None
 
@@ -151,10 +156,13 @@ class TrainingProgress:
         """
         now = self._clock()
         self._steps, self._figures = steps, {**self._figures, **facts, **(evaluation or {})}
+        if not self._measuring:  # a teacher was planned and libraries were loaded until here
+            self._measuring, self._past = now, deque([(now, self._plan.work(steps))])
+            return
         self._past.append((now, self._plan.work(steps)))
         while len(self._past) > 2 and now - self._past[1][0] > _WINDOW_S:
             self._past.popleft()
-        if not self._estimated and now - self._started >= BENCHMARK_S:
+        if not self._estimated and now - self._measuring >= BENCHMARK_S:
             self._estimated, self._note, self._printed = True, "", now
             self._print(self._estimate())
         if steps >= self._plan.steps:
@@ -227,6 +235,20 @@ class TrainingProgress:
                 self._console.print(line, markup=False, highlight=False)
             else:  # rich ends the program when a pipe is closed
                 print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def watched(trainer: Trainer, *, quiet: bool) -> Iterator[tuple[Watch, Callable[[], bool]]]:
+    """Show how a training goes, and let a person stop it.
+
+    Yields:
+        What the training tells about every iteration, and what it asks whether to stop.
+    """
+    with (
+        TrainingProgress(plan_of(trainer), quiet=quiet) as shown,
+        stop_requests(shown.stopping) as stopped,
+    ):
+        yield (lambda report: shown.update(report.steps, report.facts)), stopped
 
 
 def thousands(speed: float) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from asap.cli_common import INTERRUPTED, Common, Outcome, Progress, show, stop_requests, table
-from asap.cli_progress import TrainingProgress, plan_of
+from asap.cli_common import INTERRUPTED, Common, Outcome, Progress, show, table
+from asap.cli_progress import watched
 from asap.correction import Correction
-from asap.finetune import FINETUNE, arms, beginning, compare, finetune, trainer_of
+from asap.finetune import FINETUNE, UNTOUCHED, arms, beginning, compare, finetune, trainer_of
 from asap.inputs import OpenedMotion, open_motion, open_policy
 from asap.metrics import ERROR_NAMES
 from asap.robot import Robot
@@ -61,18 +60,14 @@ class Pretrain(Common):
         clip = open_motion(self.motion, robot, ground=self.ground)
         config = overlaid(PRESETS[self.preset](), self.train, TrainConfig())
         config = dataclasses.replace(config, seed=self.seed)
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        run_dir = self.out or Path("runs") / "pretrain" / f"{stamp}-{self.seed}"
+        run_dir = self.folder("pretrain")
         init, inputs = None, [clip.path]
         if self.init is not None:
             init = open_policy(self.init, robot, clip, self.layout).policy
             inputs.append(self.init)
         trainer = Trainer(robot, clip, config, run_dir, resume=self.resume, init=init)
-        with (
-            TrainingProgress(plan_of(trainer), quiet=self.quiet) as shown,
-            stop_requests(shown.stopping) as stopped,
-        ):
-            result = trainer.run(lambda report: shown.update(report.steps, report.facts), stopped)
+        with watched(trainer, quiet=self.quiet) as (watch, stopped):
+            result = trainer.run(watch, stopped)
         facts: dict[str, Any] = {
             "run_dir": run_dir,
             "steps": result.steps,
@@ -152,24 +147,16 @@ class Finetune(Common):
         start = open_policy(self.policy, robot, clip, self.layout).policy
         correction = Correction.load(self.correction)
         places = arms(robot, correction, config.env, controls=self.controls, truth=truth)
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        out = self.out or Path("runs") / "finetune" / f"{stamp}-{self.seed}"
+        out = self.folder("finetune")
         inputs = [clip.path, self.policy, self.correction]
         facts: dict[str, Any] = {"run_dir": out, "controls": {}}
-        policies = {"no adaptation": start}
+        policies = {UNTOUCHED: start}
         for arm in places:
             folder = out / arm.name
             again = self.resume and (folder / CHECKPOINT).exists()
             trainer = trainer_of(arm, clip, start, config, folder, resume=again)
-            with (
-                TrainingProgress(plan_of(trainer), quiet=self.quiet) as shown,
-                stop_requests(shown.stopping) as stopped,
-            ):
-                made = finetune(
-                    trainer,
-                    watch=lambda report, shown=shown: shown.update(report.steps, report.facts),  # type: ignore[misc]
-                    stopped=stopped,
-                )
+            with watched(trainer, quiet=self.quiet) as (watch, stopped):
+                made = finetune(trainer, watch=watch, stopped=stopped)
             if made.interrupted:
                 line = f"stopped; to continue, give the same options with --resume --out {out}"
                 return Outcome(result=facts, shown=[line], inputs=inputs, status=INTERRUPTED)
@@ -192,10 +179,9 @@ def _compared(
     episodes = FINAL * config.episodes
     judged = compare(policies, clip, robot, episodes=episodes, seed=config.seed + 2000,
                      threads=config.threads, start_noise=config.judged_from)  # fmt: skip
-    found = {name: evaluation.overall for name, evaluation in judged.items()}
-    rows = [[name, *(show(overall[key], 2) for key in ("success_rate", *ERROR_NAMES[:2]))]
-            for name, overall in found.items()]  # fmt: skip
-    figures = {name: {key: value.as_dict() for key, value in overall.items()}
-               for name, overall in found.items()}  # fmt: skip
-    columns = ["policy", "success_rate", *ERROR_NAMES[:2]]
+    shown = ("success_rate", *ERROR_NAMES[:2])
+    rows = [[name, *(show(found.overall[key], 2) for key in shown)]
+            for name, found in judged.items()]  # fmt: skip
+    figures = {name: found.summary() for name, found in judged.items()}
+    columns = ["policy", *shown]
     return table(f"{episodes} noisy episodes on {robot.name}", columns, rows), figures

@@ -26,7 +26,7 @@ from asap.robot import Robot
 from asap.twin import MotorEffects
 from asap.variation import EFFECTS, FACTORS, QUANTITIES
 from asap_deploy.errors import InputError, suggestion
-from asap_deploy.npz import write_atomic
+from asap_deploy.npz import write_file
 
 FORMAT, VERSION = "asap-correction", 1
 LEARNED_FILE = "learned.onnx"
@@ -209,7 +209,7 @@ class Correction:
     def write_mjcf(self, robot: Robot, path: Path) -> None:
         """The corrected robot as a plain MJCF for any user of MuJoCo, but for ``beyond_mjcf``."""
         text = self.robot(robot).spec().to_xml()
-        write_atomic(path, lambda stream: stream.write(text.encode()))
+        write_file(path, text)
 
     def save(self, path: Path) -> None:
         """Write the file at once or not at all."""

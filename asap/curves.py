@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from asap import results
 from asap.rewards import COSTS, TRACKING
 from asap_deploy.errors import InputError
-from asap_deploy.npz import write_atomic
+from asap_deploy.npz import write_file
 
 METRICS = "metrics.jsonl"
 EVENTS = "events.out.tfevents."
@@ -71,7 +71,7 @@ class Curves:
         kept = _rows_until(self._rows, iteration)
         if self._rows.exists():
             text = "".join(json.dumps(row) + "\n" for row in kept)
-            write_atomic(self._rows, lambda stream: stream.write(text.encode()))
+            write_file(self._rows, text)
         last = kept[-1] if kept else {}
         self._last = Place(**{name: last.get(name, 0) for name in Place._fields})
         self._events = run_dir / f"{EVENTS}{_next_number(run_dir):04d}"

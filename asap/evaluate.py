@@ -142,6 +142,13 @@ class Evaluation:
             result[name] = bootstrap_ratio(sums, counts, rng)
         return result
 
+    def summary(self) -> dict[str, Any]:
+        """Figures over all clips and the mean cost, for JSON."""
+        cost = float(self.cost_mm.mean())
+        return {name: figure.as_dict() for name, figure in self.overall.items()} | {
+            "cost_mm": {"value": cost, "low": None, "high": None}
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: ``overall``, ``clips`` and ``episodes``."""
         overall = {name: figure.as_dict() for name, figure in self.overall.items()}

@@ -1,6 +1,6 @@
 """A tracker trained on inside a corrected simulator, and kept only if it is better there.
 
-    arm = Arm("corrected", correction.robot(robot))
+    arm = Arm(CORRECTED, correction.robot(robot))
     result = finetune(trainer_of(arm, clip, policy, FINETUNE, run_dir))
     result.changed, result.before.overall, result.after.overall
 
@@ -30,8 +30,15 @@ from asap.rewards import RewardConfig
 from asap.robot import Robot
 from asap.tracking import NOISE, StartNoise
 from asap.train import FINAL, POLICY, START, Report, TrainConfig, Trainer
-from asap_deploy.npz import write_atomic
+from asap_deploy.npz import write_file
 from asap_deploy.policy import Policy
+
+UNTOUCHED, CORRECTED = "no adaptation", "corrected"
+"""The policy that a run begins with, and the one that is trained on in the corrected simulator."""
+IDENTIFIED, NOISY = "identified", "noise"
+"""Trained on with the fitted parameters alone, and with noise as large as the correction."""
+FITTED = (CORRECTED, IDENTIFIED, NOISY)
+"""Where a policy is trained on that depends on the fit."""
 
 FINETUNE = TrainConfig(
     steps=500_000,
@@ -164,7 +171,7 @@ def finetune(
     before, after = (_judged(file, clip, trainer.judges, fresh) for file in (start, found))
     changed = _better(before, after, fresh.seed)
     if not changed:
-        write_atomic(found, lambda stream: stream.write(start.read_bytes()))
+        write_file(found, start.read_bytes())
     kept = after[0] if changed else before[0]
     return Finetuned(changed, before[0], kept, result.steps, result.wall_s, False)
 
@@ -188,12 +195,12 @@ def arms(
     noisy = dataclasses.replace(env, target_noise=correction.size_rad(robot))
     found += [
         Arm("nominal", robot),
-        Arm("noise", robot, noisy),
+        Arm(NOISY, robot, noisy),
         Arm("randomized", robot, dataclasses.replace(env, randomize=RANDOMIZED)),
     ]
     if correction.learned is not None and correction.parameters:
         alone = dataclasses.replace(correction, learned=None)
-        found.append(Arm("identified", alone.robot(robot)))
+        found.append(Arm(IDENTIFIED, alone.robot(robot)))
     return found if truth is None else [*found, Arm("oracle", truth)]
 
 
@@ -201,11 +208,11 @@ def _corrected(robot: Robot, correction: Correction, env: EnvConfig) -> Arm:
     """The corrected robot, with what the fit does not know: some variants train, others choose."""
     centre, count = correction.robot(robot), len(correction.variants)
     if count <= _HELD_OUT or not correction.parameters:
-        return Arm("corrected", centre)
+        return Arm(CORRECTED, centre)
     train = correction.sets(range(count - _HELD_OUT))
     drawn = dataclasses.replace(env, randomize=dataclasses.replace(env.randomize, sets=train))
     held_out = [correction.variant(i).robot(robot) for i in range(count - _HELD_OUT, count)]
-    return Arm("corrected", centre, drawn, (centre, *held_out))
+    return Arm(CORRECTED, centre, drawn, (centre, *held_out))
 
 
 def compare(

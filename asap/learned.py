@@ -24,7 +24,7 @@ from asap import onnx_file
 from asap.onnx_file import INPUT, OUTPUT, Layer
 from asap_deploy import rotation
 from asap_deploy.errors import InputError
-from asap_deploy.npz import write_atomic
+from asap_deploy.npz import write_file
 from asap_deploy.observation import Measurement
 from asap_deploy.onnx_graph import OnnxGraph
 from asap_deploy.policy import open_session
@@ -121,7 +121,7 @@ class Learned:
 
     def save(self, path: Path) -> None:
         """Write the file at once or not at all."""
-        write_atomic(path, lambda stream: stream.write(self.data))
+        write_file(path, self.data)
 
     @classmethod
     def load(cls, path: Path) -> Learned:

@@ -8,18 +8,19 @@ inputs and wall time. NaN has no place in JSON: a figure that does not exist is 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from asap_deploy.npz import write_atomic
+from asap_deploy.npz import write_file
 
 _PACKAGES = ("asap-toolkit", "asap-deploy", "mujoco", "numpy", "onnxruntime")
 
@@ -55,12 +56,17 @@ def file_sha256(path: Path) -> str:
 def write_json(path: Path, result: dict[str, Any]) -> None:
     """Write a result at once or not at all."""
     text = json.dumps(plain(result), indent=1, allow_nan=False) + "\n"
-    write_atomic(path, lambda stream: stream.write(text.encode()))
+    write_file(path, text)
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON knows it: arrays are lists, paths are texts, NaN is null."""
-    if isinstance(value, dict):
+    """A value as JSON knows it: arrays are lists, paths are texts, NaN is null.
+
+    A dataclass is what its fields are.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
         return [plain(item) for item in value]

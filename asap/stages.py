@@ -9,7 +9,6 @@ at once. One that was killed half-way finds what it left, as long as it still de
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -54,23 +53,22 @@ class Stages:
         """
         folder = self.folder / name
         key = _digest(depends_on)
-        before = _finished(folder, key)
-        self._watch(name, before is not None)
-        if before is None:
+        found = _finished(folder, key)
+        reused = found is not None
+        self._watch(name, reused)
+        if found is None:
             _clear(folder, key)
             started = time.perf_counter()
             result = results.plain(make(folder))
-            before = {
+            found = {
                 "key": key,
                 "wall_s": time.perf_counter() - started,
                 "files": _hashes(folder),
                 "result": result,
             }
-            results.write_json(folder / STAGE_FILE, before)
-            self.done.append({"name": name, "wall_s": before["wall_s"], "reused": False})
-        else:
-            self.done.append({"name": name, "wall_s": before["wall_s"], "reused": True})
-        return dict(before["result"])
+            results.write_json(folder / STAGE_FILE, found)
+        self.done.append({"name": name, "wall_s": found["wall_s"], "reused": reused})
+        return dict(found["result"])
 
 
 def _finished(folder: Path, key: str) -> dict[str, Any] | None:
@@ -100,15 +98,5 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 def _digest(value: Mapping[str, Any]) -> str:
     """A hash of options; dataclasses count by their fields."""
-    text = json.dumps(_plain(value), sort_keys=True)
+    text = json.dumps(results.plain(value), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(dataclasses.asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return results.plain(value)

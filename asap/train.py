@@ -39,7 +39,7 @@ from asap.starts import StartConfig
 from asap.tracking import StartNoise
 from asap.vecenv import TrackingVecEnv
 from asap_deploy.errors import InputError
-from asap_deploy.npz import write_atomic
+from asap_deploy.npz import write_file
 from asap_deploy.policy import Policy
 
 CHECKPOINT, POLICY, CONFIG = "checkpoint.pt", "policy.onnx", "config.json"
@@ -221,7 +221,7 @@ class Trainer:
         config, interrupted = self.config, False
         if self.init is not None and self.ppo.iteration == 0:
             start = self.export()
-            write_atomic(self.run_dir / START, lambda stream: stream.write(start))
+            write_file(self.run_dir / START, start)
             self._keep_best()  # training may make it worse: then the file's own is the result
         while self.ppo.num_timesteps < config.steps and not interrupted:
             started = time.perf_counter()
@@ -293,7 +293,7 @@ class Trainer:
         self.curves.add_evaluation(self._place, figures)
         if figures["cost_mm"] <= self.best_cost_mm:
             self.best_cost_mm = figures["cost_mm"]
-            write_atomic(self.run_dir / POLICY, lambda stream: stream.write(data))
+            write_file(self.run_dir / POLICY, data)
 
     @property
     def _place(self) -> Place:

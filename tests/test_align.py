@@ -212,7 +212,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_figures(tmp_pat
         return [
             "align", "--motion", "squat", "--policy", str(POLICIES / "squat.onnx"), "--truth",
             "g1@worn", "--out", str(tmp_path / name), "--quiet", "--episodes", "8",
-            "--collect.episodes", "2", "--fit.identify.seconds", "4", "--train.num-envs", "16",
+            "--collect.episodes", "6", "--fit.identify.seconds", "4", "--train.num-envs", "16",
             "--fit.identify.groups", "delay", "frictionloss", "--fit.method", "identify",
             "--train.steps", "2048", "--train.ppo.horizon", "4", "--train.ppo.minibatches", "2",
             "--train.ppo.critic-warmup", "4", "--train.save-every", "4", "--train.episodes", "2",

@@ -54,13 +54,11 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.motion_check asap.variation asap.log_check_base asap.log_check_order asap.log_signals "
     "asap.export asap.evaluate asap.bench asap.whole_body",
     "asap.inputs asap.randomize asap.walk asap.log_check asap.balance asap.bench_integrators "
-    "asap.momentum_fit asap.starts asap.record asap.log_states asap.warm_start asap.linearise "
-    "asap.align_words",
-    "asap.env asap.regulator asap.log_windows asap.parameters asap.correction "
-    "asap.align_blocks asap.align_charts",
+    "asap.momentum_fit asap.starts asap.record asap.log_states asap.warm_start asap.linearise",
+    "asap.env asap.regulator asap.log_windows asap.parameters asap.correction",
     "asap.replay asap.log_split asap.identify asap.published asap.make_motions asap.vecenv "
-    "asap.imitate asap.curves asap.checkpoint asap.align_parameters",
-    "asap.ppo asap.align_page",
+    "asap.imitate asap.curves asap.checkpoint",
+    "asap.ppo",
     "asap.train",
     "asap.judge asap.bands asap.misfit asap.delta_env",
     "asap.parameter_search asap.delta_fit asap.grid asap.dynamics_residual",
@@ -69,9 +67,10 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.cli_common asap.bench_train asap.bench_gap asap.replay_view asap.closed_loop "
     "asap.fit asap.next_motion asap.bench_logs",
     "asap.cli_progress asap.bench_fit asap.finetune asap.fit_files asap.stages",
-    "asap.align_judge asap.align_config",
-    "asap.align",
-    "asap.bench_align",
+    "asap.align_judge asap.align_config asap.align_words",
+    "asap.align asap.align_blocks asap.align_charts",
+    "asap.bench_align asap.align_parameters",
+    "asap.align_page",
     "asap.cli_bench asap.cli_data asap.cli_fit asap.cli_logs asap.cli_motions asap.cli_policy "
     "asap.cli_train asap.cli_twin",
     "asap.cli_align asap.cli_bench_logs",

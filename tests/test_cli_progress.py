@@ -54,7 +54,7 @@ def test_the_estimate_says_how_long_before_a_person_has_waited(
     with TrainingProgress(PLAN, quiet=False, console=_plain(), clock=clock) as shown:
         _trained(shown, clock, PLAN, 6400.0, 0.003)
         assert capsys.readouterr().err == ""
-        _trained(shown, clock, replace(PLAN, begun=shown._steps), 6400.0, 0.006)
+        _trained(shown, clock, replace(PLAN, begun=shown._steps), 6400.0, 0.01)
     # (4,000,000 + 9 evaluations of 12,800 + 64,000 at the end) / 6400 = 653 s.
     assert capsys.readouterr().err == (
         "about 11 min for 4,000,000 steps at 6.4k steps/s on 2 cores; curves in runs/x\n"
@@ -83,8 +83,18 @@ def test_a_resumed_training_counts_what_is_left(capsys: pytest.CaptureFixture[st
     _trained(shown, clock, plan, 640.0, 0.515)
     line = capsys.readouterr().err.splitlines()[0]
     assert "for the 1,952,000 steps that are left of 4,000,000 at 640 steps/s on 1 core;" in line
-    # (1,952,000 + 4 evaluations of 12,800 + 64,000 at the end) / 640 are 3230 s.
-    assert line.startswith("about 54 min ")
+    # After two iterations: (1,935,616 + 4 evaluations of 12,800 + 64,000 at the end) / 640 s.
+    assert line.startswith("about 53 min ")
+
+
+def test_what_comes_before_the_first_iteration_is_not_taken_for_its_speed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = _Clock()
+    with TrainingProgress(PLAN, quiet=False, console=_plain(), clock=clock) as shown:
+        clock.now += 60.0  # a teacher is planned
+        _trained(shown, clock, PLAN, 6400.0, 0.01)
+    assert "at 6.4k steps/s" in capsys.readouterr().err
 
 
 def test_where_nobody_watches_there_is_a_line_every_half_minute(
@@ -169,7 +179,8 @@ def test_the_command_shows_the_estimate_and_saves_when_asked_to_stop(
     class Asking(TrainingProgress):
         def update(self, *arguments) -> None:
             super().update(*arguments)
-            signal.raise_signal(signal.SIGTERM)
+            if self._estimated:
+                signal.raise_signal(signal.SIGTERM)
 
     bars: list[bool] = []
 
@@ -180,7 +191,7 @@ def test_the_command_shows_the_estimate_and_saves_when_asked_to_stop(
 
     monkeypatch.setattr("asap.cli._progress", bar)
     monkeypatch.setattr("asap.cli_progress.BENCHMARK_S", 0.0)
-    monkeypatch.setattr("asap.cli_train.TrainingProgress", Asking)
+    monkeypatch.setattr("asap.cli_progress.TrainingProgress", Asking)
     words = ["pretrain", "--motion", "wave", "--out", str(tmp_path), "--train.steps", "320"]
     small = ["--train.num-envs", "8", "--train.ppo.horizon", "4", "--train.ppo.minibatches", "1",
              "--train.ppo.torch-threads", "1", "--train.imitate.iterations", "0"]  # fmt: skip
@@ -189,7 +200,7 @@ def test_the_command_shows_the_estimate_and_saves_when_asked_to_stop(
     assert captured.err.startswith("about ")
     assert captured.err.count("\n") == 1
     assert " for 320 steps at " in captured.err
-    assert "stopped after 32 steps" in captured.out
+    assert "stopped after 64 steps" in captured.out
     assert f"--resume --out {tmp_path}" in " ".join(captured.out.split())
     assert (tmp_path / "checkpoint.pt").exists()
     assert bars == [False], "the bar of other commands would stand in the way"

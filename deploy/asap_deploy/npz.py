@@ -103,6 +103,16 @@ def write_atomic(path: PathLike, write: Callable[[Any], Any]) -> None:
             os.unlink(temporary)
 
 
+def write_file(path: PathLike, content: Union[bytes, str]) -> None:
+    """Write ``content``, texts as UTF-8, at once or not at all.
+
+    Raises:
+        InputError: If the folder cannot be written.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    write_atomic(path, lambda stream: stream.write(data))
+
+
 def require_keys(
     arrays: Mapping[str, Any], required: Mapping[str, int], path: PathLike, what: str
 ) -> None:

@@ -1,8 +1,8 @@
 """What a person sees of a training: how long it will take, then how it goes.
 
-Three seconds of a training, after its first iteration, are its own benchmark; the estimate is printed after them. A
-terminal then shows lines that stay in place, anything else gets a plain line every half minute. All
-of it goes to stderr, and a terminal that goes away does not end the training.
+Three seconds of a training, after its first iteration, are its own benchmark; the estimate is
+printed after them. A terminal then shows lines that stay in place, anything else gets a plain line
+every half minute. All of it goes to stderr; a terminal that goes away does not end the training.
 
     with watched(trainer, quiet=False) as (watch, stopped):
         trainer.run(watch, stopped)

@@ -236,10 +236,10 @@ class Robot:
     def qpos(
         self, base_pos_w: np.ndarray, base_quat_wxyz: np.ndarray, joint_pos: np.ndarray
     ) -> np.ndarray:
-        """MuJoCo's full position vectors of a robot with a free base.
+        """MuJoCo's full position vectors.
 
         Args:
-            base_pos_w: Shape (..., 3) [m].
+            base_pos_w: Shape (..., 3) [m]; a robot that is bolted down stays where it is.
             base_quat_wxyz: Shape (..., 4).
             joint_pos: In the order of ``joint_names``, shape (..., J) [rad].
 
@@ -247,7 +247,8 @@ class Robot:
             Shape (..., nq); joints without a motor are where the model has them.
         """
         qpos = np.tile(self.model.qpos0, (*np.shape(joint_pos)[:-1], 1))
-        qpos[..., 0:3], qpos[..., 3:7] = base_pos_w, base_quat_wxyz
+        if self.has_free_base:
+            qpos[..., 0:3], qpos[..., 3:7] = base_pos_w, base_quat_wxyz
         qpos[..., self.qpos_ids] = joint_pos
         return qpos
 

@@ -207,6 +207,7 @@ def test_a_page_is_made_of_a_run_again_and_of_nothing_else(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_figures(tmp_path: Path) -> None:
     def words(name: str) -> list[str]:
         return [

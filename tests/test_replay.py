@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toy_robots import arm
 
 from asap.cli import main
 from asap.evaluate import Case
@@ -16,6 +17,7 @@ from asap.record import RecordConfig, record
 from asap.replay import JOINT_ERROR, Replay, ReplayConfig, replay
 from asap.replay_view import costly, heat_map, overlay, page
 from asap.robot import Robot
+from asap.sim import CpuSimulation
 from asap_deploy.errors import InputError
 from asap_deploy.log import Log
 from asap_deploy.policy import Policy
@@ -48,6 +50,27 @@ def _reaching(result: Replay) -> np.ndarray:
     """(W, J) errors of the windows that reach the last horizon [deg]."""
     errors = result.arms["nominal"].joint_deg
     return errors[np.isfinite(errors).all(axis=1)]
+
+
+def test_the_log_of_an_arm_that_is_bolted_down_replays_to_zero_and_its_gap_is_seen(
+    tmp_path: Path,
+) -> None:
+    robot, steps = arm(tmp_path), 800
+    sim = CpuSimulation(robot, 1)
+    time_s = robot.control_dt * np.arange(steps)
+    target = 0.5 * np.sin(time_s[:, None] * np.array([3.0, 5.0]))
+    rows = []
+    for row in target:
+        rows.append((sim.joint_pos[0].copy(), sim.joint_vel[0].copy()))
+        sim.step(row[None])
+    joint_pos, joint_vel = (np.array(column) for column in zip(*rows, strict=True))
+    fields = {"joint_vel": joint_vel, "joint_pos_target": target}
+    log = Log(joint_names=robot.joint_names, time_s=time_s, joint_pos=joint_pos, fields=fields)
+    softer = robot.with_(stiffness=0.5 * robot.stiffness)
+    found = replay([log], {"nominal": robot, "softer": softer}, SPARSE)
+    assert _error(found, "nominal") < 1e-9
+    assert 0.1 < _error(found, "softer") < 30.0
+    assert not found.base_known
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.012, 0.045])

@@ -38,6 +38,7 @@ from asap.rewards import (
     total_reward,
 )
 from asap.sim import CpuSimulation
+from asap.tangent import turn_rate
 from asap.twin import make_simulation
 from asap_deploy import rotation
 from asap_deploy.errors import InputError
@@ -367,6 +368,7 @@ class DeltaEnv:
         self._points_w, self._links_quat = points, quat
         lin_vel = sim.base_lin_vel_w if self.base_known else np.zeros((self.num_envs, 3))
         return TrackingState(
+            sim.base_pos_w if self.base_known else np.zeros_like(lin_vel),
             sim.base_quat_wxyz, lin_vel, sim.base_ang_vel_b, sim.joint_pos, sim.joint_vel,
             points, (points - before) / dt, quat, turn_rate(quat_before, quat, dt),
         )  # fmt: skip
@@ -379,6 +381,7 @@ class DeltaEnv:
         points, quat = self._seen_from(base, *bodies)
         lin_vel = windows.qvel[:, :3] if self.base_known else np.zeros((len(base), 3))
         return TrackingState(
+            base if self.base_known else np.zeros_like(base),
             attitude, lin_vel, windows.qvel[:, 3:6],
             windows.joint_pos, windows.qvel[:, robot.qvel_ids],
             points, np.diff(points, axis=0, prepend=points[:1]) / dt,
@@ -393,8 +396,3 @@ class DeltaEnv:
         if not self.base_known:
             points = points - base[:, None]
         return points, self._points.attitudes(body_quat_wxyz)
-
-
-def turn_rate(before: np.ndarray, after: np.ndarray, dt: float) -> np.ndarray:
-    """Angular velocity in the world between attitudes (..., 4) that are ``dt`` apart [rad/s]."""
-    return rotation.to_rotvec(rotation.multiply(after, rotation.conjugate(before))) / dt

@@ -313,6 +313,7 @@ class TrackingEnv:
             self._links_quat = self._points.attitudes(body_quat)
             ang_vel = turn_rate(quat_before, self._links_quat, dt)
         return TrackingState(
+            base_pos_w=self.sim.base_pos_w,
             base_quat_wxyz=self.sim.base_quat_wxyz,
             base_lin_vel_w=self.sim.base_lin_vel_w,
             base_ang_vel_b=self.sim.base_ang_vel_b,
@@ -336,6 +337,7 @@ class TrackingEnv:
         velocity = np.diff(points, axis=0, prepend=points[:1]) / dt
         ang_vel = turn_rate(quat[:-1], quat[1:], dt)
         return TrackingState(
+            base_pos_w=frames.body_pos_w[:, 0],
             base_quat_wxyz=frames.body_quat_wxyz[:, 0],
             base_lin_vel_w=frames.body_lin_vel_w[:, 0],
             base_ang_vel_b=rotation.rotate_inverse(

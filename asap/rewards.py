@@ -24,6 +24,8 @@ from asap_deploy import rotation
 class TrackingState(NamedTuple):
     """A robot, or the motion that it tracks, as rewards see it: N rows."""
 
+    base_pos_w: np.ndarray
+    """(N, 3) [m]"""
     base_quat_wxyz: np.ndarray
     """(N, 4)"""
     base_lin_vel_w: np.ndarray
@@ -112,6 +114,9 @@ class RewardConfig:
     """Positions of legs, pelvis and torso in the world [m]."""
     body_pos: Term = Term()
     """Positions of all points in the world [m]."""
+    relative_pos: Term = Term()
+    """Positions of all points as seen from above the base, in its heading; heights are those in the
+    world [m]. A robot that takes a step to recover loses nothing by standing elsewhere."""
     extremity_pos: Term = Term()
     """Positions of hands and head in the world [m]."""
     feet_pos: Term = Term()
@@ -236,6 +241,17 @@ def _distance2(context: Context, points: np.ndarray | slice) -> np.ndarray:
     return (error * error).sum(axis=-1).mean(axis=-1)
 
 
+def _relative2(context: Context) -> np.ndarray:
+    """Mean over points of the squared distance once bases are above each other and turned alike."""
+
+    def seen(state: TrackingState) -> np.ndarray:
+        below = state.base_pos_w * np.array([1.0, 1.0, 0.0])
+        heading = rotation.heading(state.base_quat_wxyz)[:, None]
+        return rotation.rotate_inverse(heading, state.points_w - below[:, None])
+
+    return _vectors2(seen(context.state), seen(context.reference))
+
+
 def _mean_square(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Mean over columns of the squared difference (N,)."""
     return np.square(left - right).mean(axis=-1)
@@ -288,6 +304,7 @@ TRACKING: dict[str, Error] = {
     "upper_body_pos": lambda c: _distance2(c, c.sets.upper),
     "lower_body_pos": lambda c: _distance2(c, c.sets.lower),
     "body_pos": lambda c: _distance2(c, slice(None)),
+    "relative_pos": _relative2,
     "extremity_pos": lambda c: _distance2(c, c.sets.extremities),
     "feet_pos": lambda c: _distance2(c, np.array(c.sets.feet)),
     "body_rot": _rotation2,

@@ -33,6 +33,7 @@ def _state(rows: int = 2) -> TrackingState:
     joints, points = len(ROBOT.joint_names), len(POINTS.names)
     upright = np.array([1.0, 0.0, 0.0, 0.0])
     return TrackingState(
+        base_pos_w=np.zeros((rows, 3)),
         base_quat_wxyz=np.tile(upright, (rows, 1)),
         base_lin_vel_w=np.zeros((rows, 3)),
         base_ang_vel_b=np.zeros((rows, 3)),
@@ -107,6 +108,26 @@ def test_one_width_of_error_leaves_1_over_e() -> None:
         _context(_state()._replace(base_quat_wxyz=turned)), "base_rot", Term(weight=1.0, width=0.5)
     )
     assert found == pytest.approx([np.exp(-1.0)] * 2)
+
+
+def test_a_robot_that_stepped_aside_and_turned_keeps_what_is_relative() -> None:
+    rng = np.random.default_rng(0)
+    pose = rng.normal(0.0, 0.3, (1, len(POINTS.names), 3))
+    reference = _state(1)._replace(points_w=pose)
+    turn = rotation.from_axis_angle(np.array([[0.0, 0.0, 1.0]]), np.array([0.7]))
+    place = np.array([[0.4, -0.2, 0.0]])
+
+    def reward(name: str, base: np.ndarray) -> float:
+        points = base[:, None] + rotation.rotate(turn[:, None], pose)
+        moved = _state(1)._replace(base_pos_w=base, base_quat_wxyz=turn, points_w=points)
+        context = Context(moved, reference, _effort(1), SETS, LIMITS)
+        return float(_reward(context, name, Term(weight=1.0, width=0.2))[0])
+
+    assert reward("relative_pos", place) == pytest.approx(1.0)
+    assert reward("body_pos", place) < 0.1
+    # Heights stay those in the world: 0.2 m lower is one width.
+    sunk = place - np.array([[0.0, 0.0, 0.2]])
+    assert reward("relative_pos", sunk) == pytest.approx(np.exp(-1.0))
 
 
 def test_the_paper_s_sigma_is_kept_by_its_width() -> None:

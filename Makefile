@@ -19,7 +19,7 @@ setup: .venv/.installed
 # The whole loop on a simulated robot whose rotors are heavier than the model says; a second call goes
 # on where the first was stopped.
 demo: setup
-	$(BIN)/asap align --robot g1 --truth g1@genesis --motion walk --policy policies/g1/walk.onnx \
+	$(BIN)/asap align --robot g1 --truth g1@genesis --motion walk --policy walk \
 		--collect.episodes 6 --train.steps 300000 --episodes 128 --out runs/demo
 	@echo "Look at runs/demo/report.html, or at the recording: $(BIN)/rerun runs/demo/judged/walk/robot.rrd"
 

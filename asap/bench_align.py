@@ -22,12 +22,11 @@ from asap.finetune import UNTOUCHED
 from asap.inputs import OpenedMotion, open_motion, open_policy
 from asap.published import EXPECTED, case_of_published
 from asap.published import ROBOT as PUBLISHED
-from asap.robot import ROBOTS_FOLDER, Robot
+from asap.robot import Robot
 from asap_deploy.errors import InputError
 
 COMPARED = ("cost_mm", "global_mpjpe_mm", "mpjpe_mm")
 _LOG_S = 60.0
-_POLICIES = ROBOTS_FOLDER.parent / "policies" / "g1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +107,8 @@ def _task(pair: str, setup: PairSetup) -> tuple[Robot, Task, Robot]:
         return robot, Task(clip, case.policy), Robot.load(f"{PUBLISHED}@{twin}")
     robot = Robot.load("g1")
     clip = open_motion(Path(name), robot, ground=True)
-    file = _POLICIES / f"{name}.onnx"
-    return robot, Task(clip, open_policy(file, robot, clip, None).policy), Robot.load(f"g1@{twin}")
+    policy = open_policy(Path(name), robot, clip, None).policy
+    return robot, Task(clip, policy), Robot.load(f"g1@{twin}")
 
 
 def _shares(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:

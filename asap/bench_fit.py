@@ -19,19 +19,17 @@ from typing import NamedTuple
 from asap.evaluate import Case
 from asap.fit import fit
 from asap.fit_methods import FitConfig, Method
-from asap.inputs import open_motion
+from asap.inputs import case_of, open_motion, open_policy
 from asap.judge import CORRECTED, GLOBAL_ERROR, NOMINAL
 from asap.published import EXPECTED, case_of_published
 from asap.record import RecordConfig, record
 from asap.replay import JOINT_ERROR, Replay, ReplayConfig, replay
-from asap.robot import ROBOTS_FOLDER, Robot
+from asap.robot import Robot
 from asap_deploy.errors import InputError
 from asap_deploy.log import Log
-from asap_deploy.policy import Policy
 
 TRUTH = "truth"
 _START_NOISE = 0.3
-POLICIES_FOLDER = ROBOTS_FOLDER.parent / "policies"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +151,4 @@ def _case(setup: Setup, motion: str, nominal: Robot) -> Case:
             raise InputError(f"no published policy '{motion}'; there are {', '.join(EXPECTED)}")
         return case_of_published(setup.data, motion, nominal, ground=True)
     clip = open_motion(Path(motion), nominal, ground=True)
-    file = POLICIES_FOLDER / setup.robot.partition(":")[0] / f"{motion}.onnx"
-    if not file.is_file():
-        raise InputError(f"there is no policy for motion '{motion}'", file=file)
-    return Case(Policy.from_bytes(file.read_bytes()), clip.motion, motion)
+    return case_of(open_policy(Path(motion), nominal, clip, None))

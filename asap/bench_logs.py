@@ -23,8 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from asap.evaluate import Case
-from asap.inputs import PROJECT, open_motion
+from asap.inputs import case_of, open_motion, open_policy, shipped_policies
 from asap.log_check import LogCheck, check_log
 from asap.planted import NEED_BASE, NOISE, PLANTS, Planted, edited, without_base
 from asap.record import RecordConfig, record
@@ -32,7 +31,6 @@ from asap.robot import Robot
 from asap.robot_file import twin_names
 from asap_deploy import rotation
 from asap_deploy.errors import InputError, suggestion
-from asap_deploy.golden import load_policy
 from asap_deploy.log import WIDTHS, Log
 
 EPISODES = 3
@@ -252,7 +250,7 @@ def sound_logs(config: SweepConfig) -> Iterator[Sound]:
         InputError: If no policy ships for the robot.
     """
     robot = Robot.load(config.robot)
-    motions = sorted(path.stem for path in (PROJECT / "policies" / robot.name).glob("*.onnx"))
+    motions = list(shipped_policies(robot))
     if not motions:
         raise InputError(f"no policy ships for robot '{robot.name}': nothing can be recorded")
     for twin in ("", *(config.twins or _installed_twins(robot))):
@@ -301,11 +299,11 @@ def _draws(source: Sound) -> np.random.Generator:
 def played(source: Sound, robot: Robot) -> Log:
     """The motion on a robot, logged."""
     nominal, rng = Robot.load(source.robot), _draws(source)
-    policy = load_policy(PROJECT / "policies" / nominal.name / f"{source.motion}.onnx")
     clip = open_motion(Path(source.motion), nominal, ground=True)
+    case = case_of(open_policy(Path(source.motion), nominal, clip, None))
     config = RecordConfig(episodes=EPISODES, start_noise=_START_NOISE,
                           seed=int(rng.integers(1 << 31)), threads=1)  # fmt: skip
-    log = record(Case(policy, clip.motion, source.motion), robot, config)
+    log = record(case, robot, config)
     return _with_accelerometer(log, rng) if rng.random() < 0.5 else log
 
 

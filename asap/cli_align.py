@@ -122,7 +122,8 @@ class Align(Common):
             return Outcome(result={"run_dir": out}, shown=[line], status=INTERRUPTED)
         text = html_page(found, out)
         write_file(out / PAGE, text)
-        inputs = [*self.policy, *self.logs, *(task.clip.path for task in tasks)]
+        inputs = [*self.logs, *(task.clip.path for task in tasks)]
+        inputs += [task.file for task in tasks if task.file is not None]
         accepted = all(one["fit"]["accepted"] for one in found["rounds"])
         facts = {**found, "run_dir": out, "result": out / RESULT, "page": out / PAGE}
         return Outcome(result=facts, shown=_tables(found, out), inputs=inputs,
@@ -136,8 +137,8 @@ class Align(Common):
             if not self.policy:
                 tasks.append(Task(clip, None))
                 continue
-            file = self.policy[place]
-            tasks.append(Task(clip, open_policy(file, robot, clip, self.layout).policy, file))
+            opened = open_policy(self.policy[place], robot, clip, self.layout)
+            tasks.append(Task(clip, opened.policy, opened.path))
         return tasks
 
     def _record_first(self, tasks: list[Task], out: Path) -> Outcome:

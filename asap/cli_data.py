@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from asap.cli_common import CHECK_FAILED, DONE, Common, Outcome, Progress, table
-from asap.inputs import MOTIONS_FOLDER, find_motion
+from asap.inputs import find_motion, shipped_motions
 from asap.motion_check import MotionReport, check_motion
 from asap.motions import import_motion
 from asap.robot import Robot, robot_names
@@ -116,9 +116,8 @@ class MotionsList(Common):
 
     def run(self, progress: Progress) -> Outcome:
         """List them."""
-        folder = MOTIONS_FOLDER / self.robot.partition("@")[0].partition(":")[0]
-        files = sorted(folder.glob("*.npz"))
         robot = Robot.load(self.robot)
+        files = list(shipped_motions(robot).values())
         reports = {path.stem: check_motion(Motion.load(path), robot) for path in files}
         return _motions(reports, files, DONE)
 

@@ -22,7 +22,7 @@ from asap.cli_common import (
 from asap.fit import Fitted, checked, fit
 from asap.fit_files import arms, write_fit
 from asap.fit_methods import FitConfig, Method
-from asap.inputs import MOTIONS_FOLDER, open_motion
+from asap.inputs import open_motion, shipped_motions
 from asap.log_import import open_log
 from asap.next_motion import advise
 from asap.replay import JOINT_ERROR
@@ -85,8 +85,8 @@ class Fit(Common):
     def _advice(self, robot: Robot, fitted: Fitted) -> list[tuple[str, float]]:
         if not self.advise or fitted.identified is None:
             return []
-        folder = MOTIONS_FOLDER / robot.name.partition(":")[0]
-        clips = [open_motion(path, robot, ground=True) for path in sorted(folder.glob("*.npz"))]
+        files = shipped_motions(robot).values()
+        clips = [open_motion(path, robot, ground=True) for path in files]
         return advise(robot, fitted.identified, clips, threads=self.fit.threads)
 
 

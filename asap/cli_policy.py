@@ -85,8 +85,8 @@ class Evaluate(Common):
         if self.correction is not None:
             robot = Correction.load(self.correction).robot(robot)
         motions = [open_motion(path, robot, ground=self.ground) for path in self.motion]
-        inputs = [*self.policy, *(motion.path for motion in motions)]
         opened = open_policies(self.policy, motions, robot, self.layout)
+        inputs = [*(one.path for one in opened), *(motion.path for motion in motions)]
         if len(opened) == 1 and opened[0].motion is None:
             return self._walk(opened[0], robot, progress, inputs)
         config = EvaluateConfig(
@@ -198,7 +198,7 @@ class Export(Common):
         ]
         shown: list[RenderableType] = [table(f"Wrote {self.out}", ["", ""], rows)]
         shown += [f"warning: {text}" for text in warnings]
-        inputs = [self.from_onnx, *([clip.path] if clip else [])]
+        inputs = [opened.path, *([clip.path] if clip else [])]
         return Outcome(result=facts, shown=shown, inputs=inputs)
 
 
@@ -234,7 +234,7 @@ class View(Common):
         result = evaluate([case_of(opened[0])], robot, config, progress)
         written = _draw([result.clips[0].rollout], self.view, self.png)
         shown = [_evaluation_table(result, robot), f"wrote {', '.join(map(str, written))}"]
-        inputs = [self.policy, *(clip.path for clip in clips)]
+        inputs = [opened[0].path, *(clip.path for clip in clips)]
         return Outcome(result={"written": written, **result.as_dict()}, shown=shown, inputs=inputs)
 
     def _motion_alone(self, clips: list[OpenedMotion], robot: Robot) -> Outcome:

@@ -63,8 +63,9 @@ class Pretrain(Common):
         run_dir = self.folder("pretrain")
         init, inputs = None, [clip.path]
         if self.init is not None:
-            init = open_policy(self.init, robot, clip, self.layout).policy
-            inputs.append(self.init)
+            opened = open_policy(self.init, robot, clip, self.layout)
+            init = opened.policy
+            inputs.append(opened.path)
         trainer = Trainer(robot, clip, config, run_dir, resume=self.resume, init=init)
         with watched(trainer, quiet=self.quiet) as (watch, stopped):
             result = trainer.run(watch, stopped)
@@ -144,11 +145,12 @@ class Finetune(Common):
         clip = open_motion(self.motion, robot, ground=self.ground)
         config = dataclasses.replace(overlaid(FINETUNE, self.train, TrainConfig()), seed=self.seed)
         config = beginning(config, self.start_noise)
-        start = open_policy(self.policy, robot, clip, self.layout).policy
+        opened = open_policy(self.policy, robot, clip, self.layout)
+        start = opened.policy
         correction = Correction.load(self.correction)
         places = arms(robot, correction, config.env, controls=self.controls, truth=truth)
         out = self.folder("finetune")
-        inputs = [clip.path, self.policy, self.correction]
+        inputs = [clip.path, opened.path, self.correction]
         facts: dict[str, Any] = {"run_dir": out, "controls": {}}
         policies = {UNTOUCHED: start}
         for arm in places:

@@ -288,9 +288,8 @@ class TrackingEnv:
     def _shaken(self, joint_pos_target: np.ndarray) -> np.ndarray:
         """Targets with the noise that is configured."""
         size = self.config.target_noise
-        if size == 0.0:
-            return joint_pos_target
-        return joint_pos_target + self.rng.uniform(-size, size, joint_pos_target.shape)
+        noise = self.rng.uniform(-size, size, joint_pos_target.shape) if size else 0.0
+        return joint_pos_target + noise
 
     def _push(self) -> None:
         """Kick some robots, as often as configured."""
@@ -354,8 +353,7 @@ class TrackingEnv:
     def _observe(self) -> Observation:
         """Actor: what a robot measures, with noise. Critic: everything, without."""
         measured = self.sim.measure()
-        noisy = self._noisy(measured)
-        actor = self.runtime.observe(noisy, self.time_s)
+        actor = self.runtime.observe(self._noisy(measured), self.time_s)
         return {"actor": actor, "critic": self._critic(measured)}
 
     def _noisy(self, measured: Measurement) -> Measurement:

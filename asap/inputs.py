@@ -13,15 +13,13 @@ from asap.evaluate import Case
 from asap.export import FOREIGN_KEYS, adopt, motion_inside, motion_of
 from asap.motions import import_motion
 from asap.robot import Robot
+from asap.shipped import MOTIONS_FOLDER, POLICIES_FOLDER
 from asap_deploy.contract import METADATA_KEY
 from asap_deploy.errors import InputError, suggestion
 from asap_deploy.golden import load_policy, read_policy_bytes
 from asap_deploy.motion import Motion
 from asap_deploy.onnx_graph import OnnxGraph
 from asap_deploy.policy import Policy
-
-PROJECT = Path(__file__).resolve().parents[1]
-MOTIONS_FOLDER = PROJECT / "motions"
 
 
 class OpenedMotion(NamedTuple):
@@ -38,14 +36,26 @@ def find_motion(name: Path, robot: Robot) -> Path:
     Raises:
         InputError: If there is neither.
     """
-    if name.exists():
-        return name
-    folder = MOTIONS_FOLDER / robot.name.partition("@")[0].partition(":")[0]
-    shipped = folder / f"{name}.npz"
-    if name.suffix == "" and shipped.exists():
-        return shipped
-    known = sorted(path.stem for path in folder.glob("*.npz"))
-    raise InputError(f"motion '{name}' is neither a file nor a clip{suggestion(str(name), known)}")
+    own = shipped_motions(robot)
+    if not name.exists() and str(name) not in own:
+        hint = suggestion(str(name), list(own))
+        raise InputError(f"motion '{name}' is neither a file nor a clip{hint}")
+    return name if name.exists() else own[str(name)]
+
+
+def shipped_motions(robot: Robot) -> dict[str, Path]:
+    """Clips that come with the toolkit for this robot, by name."""
+    return _by_name(MOTIONS_FOLDER, robot, "*.npz")
+
+
+def shipped_policies(robot: Robot) -> dict[str, Path]:
+    """Policies that come with the toolkit for this robot, by the name of their clip."""
+    return _by_name(POLICIES_FOLDER, robot, "*.onnx")
+
+
+def _by_name(folder: Path, robot: Robot, pattern: str) -> dict[str, Path]:
+    family = robot.name.partition("@")[0].partition(":")[0]
+    return {path.stem: path for path in sorted((folder / family).glob(pattern))}
 
 
 def open_motion(name: Path, robot: Robot, *, ground: bool) -> OpenedMotion:
@@ -82,6 +92,7 @@ class OpenedPolicy(NamedTuple):
     """A foreign policy as a file of ours; None if it already was one."""
     name: str
     """Of the clip, or of the policy's file."""
+    path: Path
 
 
 def open_policy(
@@ -90,7 +101,7 @@ def open_policy(
     """A policy file of ours, or a foreign one adopted in memory.
 
     Args:
-        path: The ONNX file.
+        path: The ONNX file, or the name of a policy that ships with the toolkit.
         robot: That it shall run on.
         motion: The clip that it tracks; None for a walking policy.
         layout: Name of the observation layout, for a file that does not say.
@@ -98,6 +109,8 @@ def open_policy(
     Raises:
         InputError: If the file is not sound, or says too little.
     """
+    if not path.exists():
+        path = shipped_policies(robot).get(str(path), path)
     data = read_policy_bytes(path)
     clip = None if motion is None else motion.motion
     name = path.stem if motion is None else motion.name
@@ -107,11 +120,11 @@ def open_policy(
             policy = load_policy(path)
             _check_clip(policy, motion)
             clip = motion_of(policy, robot) if clip is None else clip
-            return OpenedPolicy(policy, clip, None, name)
+            return OpenedPolicy(policy, clip, None, name, path)
         if clip is None and all(key in graph.metadata for key in FOREIGN_KEYS):
             clip = motion_inside(graph, robot)
         ours = adopt(data, robot, clip, layout=layout, motion_name=name, source=path.name)
-        return OpenedPolicy(Policy.from_bytes(ours), clip, ours, name)
+        return OpenedPolicy(Policy.from_bytes(ours), clip, ours, name, path)
     except InputError as error:
         text = str(error)
         raise InputError(text, file=None if str(path) in text else path) from None

@@ -26,6 +26,7 @@ from asap.robot_file import FILE_NAME, RobotFacts, read_facts, twin_names, varia
 from asap.robot_mjcf import Mjcf, read_mjcf
 from asap.robot_soles import Sole, sole_clearance, soles
 from asap.robot_spec import INTEGRATOR, add_motor, add_scene, bare_spec, compiled, set_collisions
+from asap.shipped import ROBOTS_FOLDER
 from asap_deploy.errors import InputError, suggestion
 from asap_deploy.observation import Measurement
 
@@ -41,9 +42,6 @@ class Learned(Protocol):
     def __call__(self, measured: Measurement, joint_pos_target: np.ndarray) -> np.ndarray:
         """What is added, a row a robot."""
         ...
-
-
-ROBOTS_FOLDER = Path(__file__).resolve().parents[1] / "robots"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

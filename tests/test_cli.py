@@ -11,7 +11,7 @@ import pytest
 
 from asap.cli import COMMANDS, main
 from asap.cli_policy import Evaluate
-from asap.inputs import PROJECT
+from asap.shipped import SHIPPED as PROJECT
 
 POLICY = str(PROJECT / "policies" / "g1" / "wave.onnx")
 

@@ -11,10 +11,10 @@ from toy_robots import arm
 
 from asap.dynamics_check import check_dynamics
 from asap.grounding import GRAVITY, com_w
-from asap.inputs import MOTIONS_FOLDER
 from asap.inverse_dynamics import contact_forces, ground_wrench, self_depth, sole_points
 from asap.motions import import_motion, motion_from_poses
 from asap.robot import Robot
+from asap.shipped import MOTIONS_FOLDER
 from asap_deploy.errors import InputError
 from asap_deploy.motion import Motion
 from asap_deploy.rotation import from_axis_angle, from_rotvec, multiply, rotate

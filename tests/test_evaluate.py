@@ -10,9 +10,11 @@ import pytest
 
 from asap.balance import balance_policy
 from asap.evaluate import Case, EvaluateConfig, evaluate, with_gains
-from asap.inputs import MOTIONS_FOLDER, PROJECT, find_motion, open_motion, open_policy
+from asap.inputs import find_motion, open_motion, open_policy
 from asap.metrics import TrackedPoints
 from asap.robot import Robot
+from asap.shipped import MOTIONS_FOLDER
+from asap.shipped import SHIPPED as PROJECT
 from asap.tracking import Reference, start_states
 from asap_deploy.errors import InputError
 from asap_deploy.golden import load_policy

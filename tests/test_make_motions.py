@@ -13,11 +13,11 @@ from asap.choreography import Script
 from asap.cli_motions import MotionsMake
 from asap.dynamics_check import check_dynamics
 from asap.grounding import GRAVITY, com_w
-from asap.inputs import MOTIONS_FOLDER
 from asap.make_motions import CLIPS, make_motion
 from asap.motion_check import check_motion
 from asap.motion_plan import Key, Plan, com_path, track
 from asap.robot import Robot
+from asap.shipped import MOTIONS_FOLDER
 from asap_deploy.errors import InputError
 from asap_deploy.motion import Motion
 from asap_deploy.rotation import angle_between, yaw

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asap.inputs import PROJECT
+from asap.shipped import SHIPPED as PROJECT
 
 
 def test_the_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from asap.robot import ROBOTS_FOLDER, Robot, robot_names
+from asap.robot import Robot, robot_names
+from asap.shipped import ROBOTS_FOLDER
 from asap_deploy.errors import InputError
 from asap_deploy.rotation import angle_between
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from asap import robot_file
-from asap.robot import ROBOTS_FOLDER, Robot
+from asap.robot import Robot
+from asap.shipped import ROBOTS_FOLDER
 from asap_deploy.errors import InputError
 
 BODY = """

@@ -13,7 +13,7 @@ from asap.cli_common import Common, Outcome, Progress, show, table
 from asap.correction import Correction
 from asap.evaluate import Case, EvaluateConfig, Evaluation, evaluate
 from asap.inputs import OpenedMotion, OpenedPolicy, case_of, open_motion, open_policy
-from asap.metrics import ERROR_NAMES
+from asap.metrics import EFFORT_NAMES, ERROR_NAMES
 from asap.record import RecordConfig, record
 from asap.robot import Robot
 from asap.rollout import Rollout
@@ -24,6 +24,7 @@ from asap_deploy.golden import load_policy, verify
 from asap_deploy.npz import write_file
 
 _HEADINGS = ["success", "global mm", "rel. mm", "vel. mm/fr", "acc. mm/fr²"]
+_EFFORTS = ["torque Nm", "targets rad/s", "foot slip mm/s"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ class Evaluate(Common):
         written = _draw([clip.rollout for clip in result.clips], self.view, self.png)
         written += self._record(cases, robot)
         facts = {"robot": robot.name, "written": written, **result.as_dict()}
-        return Outcome(result=facts, shown=[_evaluation_table(result, robot)], inputs=inputs)
+        return Outcome(result=facts, shown=_evaluation_tables(result, robot), inputs=inputs)
 
     def _record(self, cases: list[Case], robot: Robot) -> list[Path]:
         """A log of each clip, where asked for."""
@@ -233,7 +234,7 @@ class View(Common):
         config = EvaluateConfig(episodes=1, seed=self.seed)
         result = evaluate([case_of(opened[0])], robot, config, progress)
         written = _draw([result.clips[0].rollout], self.view, self.png)
-        shown = [_evaluation_table(result, robot), f"wrote {', '.join(map(str, written))}"]
+        shown = [*_evaluation_tables(result, robot), f"wrote {', '.join(map(str, written))}"]
         inputs = [opened[0].path, *(clip.path for clip in clips)]
         return Outcome(result={"written": written, **result.as_dict()}, shown=shown, inputs=inputs)
 
@@ -269,9 +270,9 @@ def open_policies(
     return [open_policy(path, robot, clip, layout) for path, clip in zip(paths, clips, strict=True)]
 
 
-def _evaluation_table(result: Evaluation, robot: Robot) -> RenderableType:
-    """A row a clip, and one for all."""
-    rows = []
+def _evaluation_tables(result: Evaluation, robot: Robot) -> list[RenderableType]:
+    """A row a clip, and one for all: how well it tracks, and what that costs."""
+    rows, efforts = [], []
     groups = [(clip.name, [clip]) for clip in result.clips]
     if len(result.clips) > 1:
         groups.append(("all", result.clips))
@@ -281,8 +282,12 @@ def _evaluation_table(result: Evaluation, robot: Robot) -> RenderableType:
             show(figures[key], 1 if place < 2 else 2) for place, key in enumerate(ERROR_NAMES)
         ]
         rows.append([name, show(figures["success_rate"], 2), *errors])
+        efforts.append([name, *(show(figures[key], 1) for key in EFFORT_NAMES)])
     episodes = len(result.clips[0].survived_s)
-    return table(f"{episodes} episodes a clip on {robot.name}", ["clip", *_HEADINGS], rows)
+    return [
+        table(f"{episodes} episodes a clip on {robot.name}", ["clip", *_HEADINGS], rows),
+        table("mean of a joint; of feet that carry load", ["clip", *_EFFORTS], efforts),
+    ]
 
 
 def _draw(rollouts: list[Rollout], view: Path | None, png: Path | None) -> list[Path]:

@@ -16,7 +16,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from asap.metrics import (
+    EFFORT_NAMES,
     ERROR_NAMES,
+    EffortMeter,
     ErrorMeter,
     Interval,
     TrackedPoints,
@@ -136,7 +138,7 @@ class Evaluation:
         rng = np.random.default_rng(self.seed)
         success = np.concatenate([clip.success for clip in clips])
         result = {"success_rate": success_interval(int(success.sum()), len(success))}
-        for name in ERROR_NAMES:
+        for name in (*ERROR_NAMES, *EFFORT_NAMES):
             sums = np.concatenate([clip.sums[name] for clip in clips])
             counts = np.concatenate([clip.counts[name] for clip in clips])
             result[name] = bootstrap_ratio(sums, counts, rng)
@@ -219,6 +221,7 @@ def _evaluate_clip(
     qpos, qvel = start_states(first, robot, rng, noise=noise, at_rest=quiet)
     sim.reset(np.arange(count), qpos, qvel)
     meter, recorder = ErrorMeter(count), _Recorder(robot, case.name)
+    effort = EffortMeter(robot, count)
     steps = max(1, round(case.motion.duration_s / robot.control_dt))
     alive, survived_s = np.ones(count, dtype=bool), np.zeros(count)
     for step in range(steps):
@@ -236,6 +239,7 @@ def _evaluate_clip(
             alive,
         )
         alive &= distance_mm <= 1000.0 * config.fail_distance_m
+        effort.add(sim, command.joint_pos_target, alive)
         survived_s[alive] = time_s
         recorder.add(time_s, sim, frame, command.joint_pos_target, distance_mm)
         report((step + 1) / steps)
@@ -243,8 +247,8 @@ def _evaluate_clip(
         name=case.name,
         survived_s=survived_s,
         duration_s=steps * robot.control_dt,
-        sums=meter.sums,
-        counts=meter.counts,
+        sums=meter.sums | effort.sums,
+        counts=meter.counts | effort.counts,
         worst_mm=meter.worst_mm,
         simulator_failures=int(sim.failed.sum()),
         rollout=recorder.rollout(),

@@ -16,10 +16,13 @@ from typing import NamedTuple
 import numpy as np
 
 from asap.robot import Robot
+from asap.sim_protocol import Simulation
 from asap_deploy import rotation
 
 MM = 1000.0
 RESAMPLES = 1000
+_CARRIES_N = 20.0
+"""A foot under less than this may slide without anybody seeing it [N]."""
 COVERAGE = 0.95
 ERROR_NAMES = (
     "global_mpjpe_mm",
@@ -27,6 +30,9 @@ ERROR_NAMES = (
     "vel_error_mm_per_frame",
     "acc_error_mm_per_frame2",
 )
+EFFORT_NAMES = ("torque_nm", "target_rate_rad_s", "foot_slip_mm_s")
+"""What a motion costs and whether it shakes or skates: mean torque of a joint, mean speed with
+which its target changes, mean horizontal speed of feet that carry load."""
 
 
 class Interval(NamedTuple):
@@ -124,6 +130,35 @@ class ErrorMeter:
         distance = frame["global_mpjpe_mm"]
         self.worst_mm = np.where(alive, np.maximum(self.worst_mm, distance), self.worst_mm)
         return distance
+
+
+class EffortMeter:
+    """Adds up what N episodes spend, frame by frame, while each is alive; names: EFFORT_NAMES."""
+
+    def __init__(self, robot: Robot, episodes: int) -> None:
+        """Begin with no frames."""
+        self.sums = {name: np.zeros(episodes) for name in EFFORT_NAMES}
+        self.counts = {name: np.zeros(episodes, dtype=int) for name in EFFORT_NAMES}
+        self._feet, self._dt = robot.body_index(robot.foot_names), robot.control_dt
+        self._past: tuple[np.ndarray, np.ndarray] | None = None
+
+    def add(self, sim: Simulation, joint_pos_target: np.ndarray, alive: np.ndarray) -> None:
+        """Count one frame, after the step that these targets (N, J) commanded."""
+        feet_w = sim.body_pos_w[:, self._feet, :2].copy()
+        self._count("torque_nm", np.abs(sim.joint_torque), alive[:, None])
+        if self._past is not None:
+            target, before_w = self._past
+            rate = np.abs(joint_pos_target - target) / self._dt
+            self._count("target_rate_rad_s", rate, alive[:, None])
+            slip = MM * np.linalg.norm(feet_w - before_w, axis=-1) / self._dt
+            carries = sim.foot_contact_force > _CARRIES_N
+            self._count("foot_slip_mm_s", slip, alive[:, None] & carries)
+        self._past = joint_pos_target.copy(), feet_w
+
+    def _count(self, name: str, values: np.ndarray, counted: np.ndarray) -> None:
+        counted = np.broadcast_to(counted, values.shape)
+        self.sums[name] += np.where(counted, values, 0.0).sum(axis=1)
+        self.counts[name] += counted.sum(axis=1)
 
 
 def _mean_norm(vectors: np.ndarray) -> np.ndarray:

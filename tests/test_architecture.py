@@ -39,8 +39,9 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.robot_fields asap.robot_soles asap.log_tables asap.robot_check "
     "asap.log_recording asap.twin_faults",
     "asap.robot asap.log_channels",
+    "asap.sim_protocol",
     "asap.grounding asap.log_asap asap.motion_orders asap.log_check_view asap.metrics "
-    "asap.rollout asap.sim_protocol asap.sim_spec asap.bullet_urdf asap.bullet_delay",
+    "asap.rollout asap.sim_spec asap.bullet_urdf asap.bullet_delay",
     "asap.motions asap.log_import asap.sim asap.log_timing asap.log_check_delay asap.tracking "
     "asap.sheet asap.visualize asap.bench_results asap.motion_plan asap.inverse_dynamics "
     "asap.bullet_world",

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from toy_robots import stool
 
-from asap.metrics import ErrorMeter, TrackedPoints, bootstrap_ratio, success_interval
+from asap.metrics import (
+    EFFORT_NAMES,
+    EffortMeter,
+    ErrorMeter,
+    TrackedPoints,
+    bootstrap_ratio,
+    success_interval,
+)
 from asap.robot import Robot
+from asap.sim import CpuSimulation
 
 
 def test_errors_of_two_points_are_those_worked_out_by_hand() -> None:
@@ -90,3 +101,28 @@ def test_success_of_all_is_not_certainty() -> None:
     assert figure.value == 1.0
     assert figure.low == pytest.approx(0.7225, abs=1e-4)
     assert figure.high == pytest.approx(1.0)
+
+
+def test_effort_is_torque_speed_of_targets_and_sliding_of_loaded_feet(tmp_path: Path) -> None:
+    sim = CpuSimulation(stool(tmp_path), 2)
+    qpos = np.tile(sim.robot.default_qpos(), (2, 1))
+    sim.reset(np.arange(2), qpos, np.zeros((2, sim.robot.model.nv)))
+    meter, alive = EffortMeter(sim.robot, 2), np.array([True, True])
+    torque = np.zeros(2)
+    for step in range(60):
+        target = np.full((2, 2), 0.05 * (-1) ** step)
+        sim.step(target)
+        alive[1] &= step < 30
+        meter.add(sim, target, alive)
+        torque += np.abs(sim.joint_torque).mean(axis=1) * alive
+    mean = {name: meter.sums[name] / np.maximum(meter.counts[name], 1) for name in EFFORT_NAMES}
+    assert mean["target_rate_rad_s"] == pytest.approx([0.1 / sim.robot.control_dt] * 2)
+    assert mean["torque_nm"] == pytest.approx(torque / [60, 30])
+    standing = mean["foot_slip_mm_s"]
+    sim.push(np.arange(2), np.array([[0.8, 0.0, 0.0]] * 2))
+    sliding = EffortMeter(sim.robot, 2)
+    for _ in range(4):
+        sim.step(np.zeros((2, 2)))
+        sliding.add(sim, np.zeros((2, 2)), np.array([True, True]))
+    name = "foot_slip_mm_s"
+    assert (sliding.sums[name] / sliding.counts[name] > 3.0 * standing).all()

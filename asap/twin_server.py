@@ -27,7 +27,6 @@ from asap_deploy.frames import Frames
 from asap_deploy.npz import save_npz
 from asap_deploy.twin_wire import (
     COMMAND,
-    CONTROL,
     INFO,
     MAX_BYTES,
     STATE,
@@ -129,23 +128,6 @@ class TwinServer:
                 self.robot.counts["size"] += 1
                 return
             self.robot.command(command, sound=datagram.sound, now_s=now_s)
-        elif datagram.kind == CONTROL and datagram.sound:
-            answer = self._control(json.loads(datagram.payload.decode()), now_s)
-            self._send(CONTROL, json.dumps(answer).encode(), sender)
-
-    def _control(self, orders: dict[str, Any], now_s: float) -> dict[str, Any]:
-        """What a test asks for."""
-        try:
-            for fault in orders.get("faults", ()):
-                self.faults.add(str(fault), now_s)
-        except InputError as error:
-            return {"error": str(error)}
-        if "hanging" in orders:
-            self.robot.hanging = self.robot.pinned = bool(orders["hanging"])
-        if orders.get("forget"):
-            self.robot.counts.clear()
-            self._commanders.clear()
-        return {**self.robot.report(), "time_s": now_s, "late": self.late}
 
     def _send_state(self, now_s: float) -> None:
         state = self.robot.advance(now_s)

@@ -31,7 +31,7 @@ def twin(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def sound(twin):
-    twin.link.control(faults=["clear"], hanging=True, forget=True)
+    twin.control(faults=["clear"], hanging=True, forget=True)
 
 
 def deploy(*words: object, timeout: float = 60.0) -> subprocess.CompletedProcess:
@@ -116,7 +116,7 @@ def test_a_check_of_a_sound_robot_passes_and_writes_nothing_to_it(twin, tmp_path
     ],
 )
 def test_a_run_is_refused_where_a_check_fails_and_nothing_is_written(twin, fault, name, tmp_path):
-    twin.link.control(faults=[fault])
+    twin.control(faults=[fault])
     time.sleep(0.3)
     file = tmp_path / "run.json"
     words = ["run", SQUAT, *on(twin), *QUICK, "--script", "arm@0", "--json", file, "--seconds", "1"]

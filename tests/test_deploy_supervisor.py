@@ -228,8 +228,8 @@ SLACK_S = 0.02
 
 def trial(twin: TwinProcess, how: str) -> tuple[float, dict]:
     """Break a real run on the simulated robot: time to damping [s], and what the robot heard."""
-    twin.link.control(faults=["clear"], hanging=True, forget=True)
-    process, supervisor = policy_process(twin.address, "none" if how in STREAM_FAULTS else how)
+    twin.control(faults=["clear"], hanging=True, forget=True)
+    process, supervisor = policy_process(twin.spec, "none" if how in STREAM_FAULTS else how)
     try:
         if how in FROM_OUTSIDE:
             lines_until(process, "running")
@@ -238,7 +238,7 @@ def trial(twin: TwinProcess, how: str) -> tuple[float, dict]:
         elif how in STREAM_FAULTS:
             lines_until(process, "said 'squat'")
             time.sleep(0.3)
-            start_s = twin.link.control(faults=[how])["time_s"]
+            start_s = twin.control(faults=[how])["time_s"]
         else:
             start_s = float(lines_until(process, "broke").split()[1])
         took_s = twin.damped_after(start_s)
@@ -265,8 +265,8 @@ def test_a_broken_policy_process_leads_to_damping_on_the_robots_side(twin, how):
 
 
 def test_a_killed_supervisor_leaves_the_policy_with_nothing_to_write(twin):
-    twin.link.control(faults=["clear"], hanging=True, forget=True)
-    process, supervisor = policy_process(twin.address, "kill")
+    twin.control(faults=["clear"], hanging=True, forget=True)
+    process, supervisor = policy_process(twin.spec, "kill")
     lines_until(process, "running")
     os.kill(supervisor, signal.SIGKILL)
     assert "died" in lines_until(process, "said the supervisor")
@@ -280,8 +280,8 @@ def test_a_killed_supervisor_leaves_the_policy_with_nothing_to_write(twin):
 
 
 def test_a_supervisor_damps_for_as_long_as_nobody_tells_it_to_end(twin):
-    twin.link.control(faults=["clear"], hanging=True, forget=True)
-    process, supervisor = policy_process(twin.address, "kill")
+    twin.control(faults=["clear"], hanging=True, forget=True)
+    process, supervisor = policy_process(twin.spec, "kill")
     lines_until(process, "running")
     process.kill()
     process.wait()
@@ -306,11 +306,21 @@ def test_without_a_robot_there_is_no_supervisor():
         Supervisor.start(limits(), LinkSpec("pigeon", ""))
 
 
+@pytest.fixture(scope="module", params=["twin", "unitree"])
+def either_twin(request, tmp_path_factory):
+    """Over datagrams, and over DDS where it is installed."""
+    if request.param == "unitree":
+        pytest.importorskip("cyclonedds")
+    with TwinProcess(tmp_path_factory.mktemp("twin"), request.param) as running:
+        yield running
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("how", [*POLICY_FAULTS, *STREAM_FAULTS])
-def test_the_fault_table(twin, how):
+def test_the_fault_table(either_twin, how):
     """Every fault twenty times, in real time, on the robot's side."""
+    twin = either_twin
     repeats = int(os.environ.get("ASAP_FAULT_REPEATS", "20"))
     deadline_s, _ = {**POLICY_FAULTS, **STREAM_FAULTS}[how]
     times = []

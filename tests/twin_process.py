@@ -1,6 +1,6 @@
 """A simulated robot in a process of its own, and policies that are broken on purpose.
 
-As a program: ``twin_process.py serve ADDRESS_FILE`` or ``twin_process.py policy ADDRESS HOW``.
+As a program: ``twin_process.py serve ADDRESS_FILE`` or ``twin_process.py policy KIND ADDRESS HOW``.
 """
 
 from __future__ import annotations
@@ -9,12 +9,17 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from asap_deploy.link import LinkSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 SQUAT = ROOT / "policies" / "g1" / "squat.onnx"
@@ -22,35 +27,42 @@ SCRIPT = "arm@0.05 stand@0.1 go@ready quit@fault quit@damp"
 
 
 class TwinProcess:
-    """``with TwinProcess() as twin: twin.link.control(faults=["nan"])``."""
+    """``with TwinProcess(folder) as twin: twin.control(faults=["nan"])``."""
 
-    def __init__(self, folder: Path, **options) -> None:
+    def __init__(self, folder: Path, kind: str = "twin", **options) -> None:
         self._file = Path(folder) / f"address-{time.monotonic_ns()}"
-        self._options = options
+        self._kind, self._options = kind, options
 
     def __enter__(self) -> TwinProcess:
         from asap_deploy.link import LinkSpec
-        from asap_deploy.link_twin import TwinLink
 
-        words = [sys.executable, __file__, "serve", str(self._file), json.dumps(self._options)]
+        words = [sys.executable, __file__, "serve", str(self._file), self._kind]
+        words.append(json.dumps(self._options))
         self.process = subprocess.Popen(words)
         end = time.monotonic() + 30.0
         while not self._file.exists():
             assert self.process.poll() is None and time.monotonic() < end, "no twin"
             time.sleep(0.02)
-        self.address = self._file.read_text()
-        self.spec = LinkSpec("twin", self.address)
-        self.link = TwinLink(LinkSpec("twin", self.address, read_only=True))
+        self.address, orders = self._file.read_text().split()
+        self.spec = LinkSpec(self._kind, self.address)
+        self._orders = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._orders.settimeout(3.0)
+        self._orders.connect(("127.0.0.1", int(orders)))
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.link.close()
+        self._orders.close()
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(10.0)
 
+    def control(self, **orders) -> dict:
+        """Give orders to the robot: faults, hanging, forget; what it has heard."""
+        self._orders.send(json.dumps(orders).encode())
+        return json.loads(self._orders.recv(65536))
+
     def report(self) -> dict:
         """What the robot has heard."""
-        return self.link.control()
+        return self.control()
 
     def damped_after(self, start_s: float, patience_s: float = 1.5) -> float:
         """Time from then until the first of nothing but damping frames [s]; inf if none came."""
@@ -64,9 +76,9 @@ class TwinProcess:
         return float("inf")
 
 
-def policy_process(address: str, how: str) -> tuple[subprocess.Popen, int]:
+def policy_process(spec: LinkSpec, how: str) -> tuple[subprocess.Popen, int]:
     """A run of ``squat``, broken as asked, and its supervisor; its lines say what happens."""
-    words = [sys.executable, __file__, "policy", address, how]
+    words = [sys.executable, __file__, "policy", spec.kind, spec.address, how]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     return process, int(lines_until(process, "supervisor").split()[1])
 
@@ -99,7 +111,7 @@ def end_process(pid: int, patience_s: float = 3.0) -> bool:
     return False
 
 
-def _serve(file: str, options: str) -> None:
+def _serve(file: str, kind: str, options: str) -> None:
     from asap.robot import Robot
     from asap.twin_robot import StrictConfig, StrictRobot
     from asap.twin_server import TwinServer
@@ -108,14 +120,42 @@ def _serve(file: str, options: str) -> None:
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: told.append(1))
     strict = StrictRobot(Robot.load("g1"), StrictConfig(**json.loads(options)))
-    server = TwinServer(strict, "127.0.0.1:0")
+    if kind == "unitree":
+        from asap.twin_dds import DdsTwin
+
+        server: Any = DdsTwin(strict, f"lo:{100 + os.getpid() % 100}")
+    else:
+        server = TwinServer(strict, "127.0.0.1:0")
+    orders = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    orders.bind(("127.0.0.1", 0))
+    orders.setblocking(False)
     make_realtime(30)  # where allowed: a real robot is not late because a desk is busy
     temporary = Path(file + ".tmp")
-    temporary.write_text(server.address)
+    temporary.write_text(f"{server.address} {orders.getsockname()[1]}")
     temporary.rename(file)
     parent = os.getppid()
-    server.run(until=lambda: bool(told) or os.getppid() != parent)
+
+    def over() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            data, sender = orders.recvfrom(65536)
+            found = _ordered(server, json.loads(data), time.monotonic())
+            orders.sendto(json.dumps(found).encode(), sender)
+        return bool(told) or os.getppid() != parent
+
+    server.run(until=over)
     server.close()
+
+
+def _ordered(server: Any, orders: dict, now_s: float) -> dict:
+    """Do what a test asks for; what the robot has heard."""
+    for fault in orders.get("faults", ()):
+        server.faults.add(fault, now_s)
+    if "hanging" in orders:
+        server.robot.hanging = server.robot.pinned = orders["hanging"]
+    if orders.get("forget"):
+        server.robot.counts.clear()
+        getattr(server, "_commanders", {}).clear()
+    return {**server.robot.report(), "time_s": now_s, "late": server.late}
 
 
 class Broken:
@@ -141,18 +181,18 @@ class Broken:
         return np.full_like(action, np.nan) if self.how == "nan_action" else action
 
 
-def _policy(address: str, how: str) -> None:
+def _policy(kind: str, address: str, how: str) -> None:
     from asap_deploy import keys, loop, states
     from asap_deploy.golden import load_policy
     from asap_deploy.keys import ScriptedKeys
     from asap_deploy.link import LinkSpec
-    from asap_deploy.link_twin import TwinLink
+    from asap_deploy.links import open_link
     from asap_deploy.safety import SafetyLimits
     from asap_deploy.states import Player
 
     states.STAND_S, keys.STEADY_S = 0.3, 0.1  # it hangs: no need to be gentle
-    spec = LinkSpec("twin", address)
-    link = TwinLink(LinkSpec("twin", address, read_only=True))
+    spec = LinkSpec(kind, address)
+    link = open_link(LinkSpec(kind, address, read_only=True))
     names = link.facts.joint_names
     link.close()
     policy = load_policy(SQUAT)

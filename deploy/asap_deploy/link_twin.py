@@ -21,7 +21,6 @@ from asap_deploy.frames import Frames
 from asap_deploy.link import LinkSpec, LinkStats, RobotCommand, RobotFacts, RobotState
 from asap_deploy.twin_wire import (
     COMMAND,
-    CONTROL,
     INFO,
     MAX_BYTES,
     STATE,
@@ -106,18 +105,6 @@ class TwinLink:
         heard = [t for t in self._publishers.values() if now_s - t < _SEEN_S]
         others = [who for who in self._info.get("commanders", []) if who != self._source]
         return LinkStats(len(heard), len(others))
-
-    def control(self, **orders: Any) -> Dict[str, Any]:
-        """For tests: have the simulated robot do something, for example fail; its report."""
-        self._receive()  # states that nobody read would leave the answer no room
-        self._send(CONTROL, json.dumps(orders).encode())
-        end = time.monotonic() + ANSWER_S
-        while time.monotonic() < end:
-            select.select([self._socket], [], [], 0.05)
-            for datagram in self._receive():
-                if datagram.kind == CONTROL and datagram.sound:
-                    return dict(json.loads(datagram.payload.decode()))
-        raise InputError("the simulated robot does not answer")
 
     def close(self) -> None:
         """Let go; the simulated robot damps itself when commands stop."""

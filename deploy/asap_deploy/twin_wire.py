@@ -16,7 +16,7 @@ from typing import NamedTuple, Optional, Tuple
 from asap_deploy.errors import InputError
 
 MAGIC = b"ASTW"
-SUBSCRIBE, INFO, STATE, COMMAND, CONTROL = 1, 2, 3, 4, 5
+SUBSCRIBE, INFO, STATE, COMMAND = 1, 2, 3, 4
 DEFAULT_ADDRESS = "127.0.0.1:47400"
 MAX_BYTES = 60000
 _HEAD = struct.Struct("<4sBBHIII")

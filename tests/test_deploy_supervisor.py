@@ -252,7 +252,8 @@ def trial(twin: TwinProcess, how: str) -> tuple[float, dict]:
 
 def only_damping_and_nothing_bad(report: dict) -> bool:
     """Whole frames to the end: the robot dropped none, and the last ones were damping."""
-    return set(report["counts"]) <= {"accepted", "timeouts"} and (
+    # Over DDS the robot's own controller has to be released first.
+    return set(report["counts"]) <= {"accepted", "timeouts", "released"} and (
         report["last_damped_s"] > report["last_stiff_s"]
     )
 
@@ -323,6 +324,8 @@ def test_the_fault_table(either_twin, how):
     twin = either_twin
     repeats = int(os.environ.get("ASAP_FAULT_REPEATS", "20"))
     deadline_s, _ = {**POLICY_FAULTS, **STREAM_FAULTS}[how]
+    if twin.spec.kind == "unitree" and how == "second_publisher":
+        deadline_s = 0.1  # DDS has to discover it first
     times = []
     for _ in range(repeats):
         took_s, report = trial(twin, how)

@@ -37,7 +37,7 @@ from asap import (
 from asap.cli_common import BAD_INPUT, INTERRUPTED, Common
 from asap_deploy.errors import InputError, suggestion
 
-WIDTH = 120
+WIDTH = 200
 """Of tables that are written to a file or a pipe."""
 
 COMMANDS: dict[str, type[Common]] = {

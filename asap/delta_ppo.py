@@ -49,7 +49,7 @@ def replay_ppo() -> PpoConfig:
     """PPO for replays: networks of 128 and 128, half an episode in an iteration."""
     return PpoConfig(
         horizon=25, epochs=5, gamma=0.99, entropy=0.0, reward_scale=0.3, log_std=-1.0,
-        actor=(128, 128), critic=(128, 128), torch_threads=1,
+        target_kl=0.02, last_kl=None, actor=(128, 128), critic=(128, 128), torch_threads=1,
     )  # fmt: skip
 
 

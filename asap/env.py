@@ -89,9 +89,9 @@ class EnvConfig:
     """Multiple of the sensor noise; 1 is the paper's."""
     target_noise: float = 0.0
     """Uniform noise on the PD targets, +- this, drawn every control step [rad]."""
-    push_speed: float = 0.0
+    push_speed: float = 0.5
     """Kick of the base in a random horizontal direction [m/s]."""
-    push_interval_s: float = 5.0
+    push_interval_s: float = 3.0
     """Mean time between kicks [s]."""
     randomize: RandomizeConfig = field(default_factory=RandomizeConfig)
     """How much the robots differ from the model, anew in every episode."""

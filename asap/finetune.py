@@ -47,8 +47,7 @@ FINETUNE = TrainConfig(
     physics_dt=0.005,
     integrator="implicitfast",
     cheap_shapes=False,
-    # At -1 a robot that falls a little more often for tracking a little better gains by it.
-    env=EnvConfig(reward=dataclasses.replace(RewardConfig.cpu(), termination=-3.0)),
+    env=EnvConfig(reward=RewardConfig.in_world(), push_speed=0.0),
     imitate=ImitateConfig(iterations=0),
     ppo=PpoConfig(
         horizon=32,

@@ -61,9 +61,9 @@ class PpoConfig:
     first_rate: float = 1e-5
     """With --init the learning rate with which the policy begins to move: at 3e-4 a first iteration
     moves one by KL 0.19, at 1e-5 by 0.002 to 0.013."""
-    target_kl: float = 0.02
+    target_kl: float = 0.03
     """The learning rate falls above twice, and rises below half of this."""
-    last_kl: float | None = None
+    last_kl: float | None = 0.01
     """The same at the end of training, linear in between; None: it stays. Near an optimum a
     gradient is mostly noise, and steps that stay large walk away from it."""
     learning_rate_bounds: tuple[float, float] = (1e-5, 3e-3)

@@ -70,7 +70,7 @@ class TrainConfig:
     """How PPO learns."""
     imitate: ImitateConfig = field(default_factory=ImitateConfig)
     """What comes before PPO."""
-    averaging: float = 0.0
+    averaging: float = 0.9
     """Weight of the past in a running mean of the actor over iterations. The mean is what is judged
     and exported: steps of a noisy gradient that cancel each other are not in it. 0: no mean."""
     save_every: int = 20
@@ -101,6 +101,7 @@ class TrainConfig:
             physics_dt=0.005,
             integrator="implicitfast",
             imitate=ImitateConfig(iterations=0),
+            averaging=0.0,
             env=EnvConfig(
                 layout="asap",
                 offset_mode="default",
@@ -108,11 +109,13 @@ class TrainConfig:
                 curriculum=CurriculumConfig.paper(),
                 start=StartConfig(noise=(0.0, 0.0), at_first=0.0, again=0.0),
                 noise_scale=1.0,
+                push_interval_s=10.0,
             ),
             ppo=PpoConfig(
                 horizon=24,
                 epochs=5,
                 target_kl=0.01,
+                last_kl=None,
                 reward_scale=1.0,
                 gamma=0.99,
                 entropy=0.01,

@@ -14,7 +14,7 @@ import torch
 from gymnasium import spaces
 from onnx import TensorProto, helper, numpy_helper
 
-from asap import cli_train, onnx_file, warm_start
+from asap import cli_progress, onnx_file, warm_start
 from asap.cli import main
 from asap.env import EnvConfig, TrackingEnv
 from asap.evaluate import Case, EvaluateConfig, evaluate
@@ -36,7 +36,9 @@ from tests.policies import robot as cached_robot
 from tests.policies import toy_contract, toy_motion, toy_policy
 
 SHIPPED = Path(__file__).resolve().parents[1] / "policies" / "g1"
-QUIET = EnvConfig(noise_scale=0.0, start=StartConfig(noise=(0.0, 0.0), at_first=1.0))
+QUIET = EnvConfig(
+    noise_scale=0.0, push_speed=0.0, start=StartConfig(noise=(0.0, 0.0), at_first=1.0)
+)
 SMALL = PpoConfig(horizon=6, minibatches=2, epochs=2, critic=(32, 16), critic_warmup=2,
                   torch_threads=1)  # fmt: skip
 
@@ -486,7 +488,7 @@ def test_a_run_killed_while_the_critic_learns_alone_continues_to_the_bit(
 
 
 def test_the_command_starts_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli_train, "stop_requests", lambda *asked: nullcontext(lambda: True))
+    monkeypatch.setattr(cli_progress, "stop_requests", lambda *asked: nullcontext(lambda: True))
     target, run = tmp_path / "result.json", tmp_path / "run"
     arguments = ["pretrain", "--motion", "wave", "--init", str(SHIPPED / "wave.onnx"), "--quiet",
                  "--out", str(run), "--json", str(target)]  # fmt: skip

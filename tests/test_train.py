@@ -27,9 +27,7 @@ from asap_deploy.errors import InputError
 from asap_deploy.golden import load_policy
 from asap_deploy.runtime import Runtime
 
-QUIET = EnvConfig(
-    noise_scale=0.0, push_speed=0.0, start=StartConfig(noise=(0.0, 0.0), at_first=1.0)
-)
+QUIET = EnvConfig(noise_scale=0.0, push_speed=0.0, start=StartConfig(noise=(0, 0), at_first=1.0))
 ALONE = ImitateConfig(iterations=0)
 SMALL = PpoConfig(horizon=6, minibatches=2, epochs=2, actor=(32, 16), critic=(32, 16))
 

@@ -36,9 +36,7 @@ from tests.policies import robot as cached_robot
 from tests.policies import toy_contract, toy_motion, toy_policy
 
 SHIPPED = Path(__file__).resolve().parents[1] / "policies" / "g1"
-QUIET = EnvConfig(
-    noise_scale=0.0, push_speed=0.0, start=StartConfig(noise=(0.0, 0.0), at_first=1.0)
-)
+QUIET = EnvConfig(noise_scale=0.0, push_speed=0.0, start=StartConfig(noise=(0, 0), at_first=1.0))
 SMALL = PpoConfig(horizon=6, minibatches=2, epochs=2, critic=(32, 16), critic_warmup=2,
                   torch_threads=1)  # fmt: skip
 

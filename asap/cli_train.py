@@ -85,8 +85,8 @@ class Pretrain(Common):
         facts |= {"onnx": run_dir / POLICY, "evaluation": result.evaluation.as_dict()}
         rows = [[name, show(overall[name], 2)] for name in ("success_rate", *ERROR_NAMES)]
         title = f"{run_dir / POLICY}: {result.steps} steps in {result.wall_s / 60:.1f} minutes"
-        return Outcome(result=facts, shown=[table(title, ["256 noisy episodes", ""], rows)],
-                       inputs=inputs)  # fmt: skip
+        heading = f"{FINAL * config.episodes} episodes, starts: {config.judged_from}"
+        return Outcome(result=facts, shown=[table(title, [heading, ""], rows)], inputs=inputs)
 
 
 def overlaid(preset: Config, given: Config, default: Config) -> Config:

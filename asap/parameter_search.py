@@ -253,9 +253,10 @@ class _Chooser:
             self._try(sets, list(more.values()), active)
             helps = [g for g, one in more.items() if _NEEDED * sets[one] < sets[plain]]
             self._try(sets, [_in_order((*plain, *helps), groups)], active)
-        # The smallest set that is about as good as the best.
+        # The smallest set that is about as good as the best; whether none is better, others judge.
+        sets = {chosen: share for chosen, share in sets.items() if chosen}
         least = min(sets.values())
-        best = min((s for s in sets if s and sets[s] <= _NEEDED * least), key=len)
+        best = min((s for s in sets if sets[s] <= _NEEDED * least), key=len)
         chosen = active & _of_groups(self.parameters, best)
         z = self.linear.solution(chosen)
         return Identified(

@@ -215,21 +215,26 @@ def test_a_log_of_the_model_itself_gives_no_correction(robot: Robot) -> None:
     assert "no correction" in fitted.verdict
 
 
-def test_what_no_number_of_a_model_says_is_recovered_too(robot: Robot) -> None:
+@pytest.mark.parametrize(
+    ("kind", "joint", "size", "near"),
+    [("dead_band", "ankle", 0.01, 0.002), ("encoder_bias", "left_knee", 0.02, 0.004)],
+)
+def test_what_no_number_of_a_model_says_is_recovered_too(
+    robot: Robot, kind: str, joint: str, size: float, near: float
+) -> None:
     joints = robot.joint_names
     planted = Correction(
         robot_name="g1", joint_names=joints,
         parameters={
             "load_friction": tuple(0.1 if "knee" in name else 0.0 for name in joints),
-            "dead_band": tuple(0.01 if "ankle" in name else 0.0 for name in joints),
-            "encoder_bias": tuple(0.02 if name == "left_knee_joint" else 0.0 for name in joints),
+            kind: tuple(size if joint in name else 0.0 for name in joints),
         },
     )  # fmt: skip
     log = _log(planted.robot(robot), episodes=2, start_noise=0.3)
-    shooting = _shooting(log, robot, ["load_friction", "dead_band", "encoder_bias"])
+    shooting = _shooting(log, robot, ["load_friction", kind])
     z = _solved(shooting, iterations=3).z
     assert _found(shooting, "knee load_friction", z) == pytest.approx(0.1, abs=0.01)
-    assert _found(shooting, "ankle dead_band", z) == pytest.approx(0.01, abs=0.004)
-    assert _found(shooting, "left_knee encoder_bias", z) == pytest.approx(0.02, abs=0.004)
-    assert _found(shooting, "right_knee encoder_bias", z) == pytest.approx(0.0, abs=0.004)
+    assert _found(shooting, f"{joint} {kind}", z) == pytest.approx(size, abs=near)
     assert _found(shooting, "elbow load_friction", z) < 0.01
+    if kind == "encoder_bias":
+        assert _found(shooting, "right_knee encoder_bias", z) == pytest.approx(0.0, abs=near)

@@ -52,7 +52,7 @@ from asap.align_words import (
     told,
 )  # fmt: skip
 from asap.evaluate import FALL_MM
-from asap.finetune import CORRECTED, UNTOUCHED
+from asap.finetune import CORRECTED, ORACLE, UNTOUCHED
 
 RESULT = "align.json"
 _PICTURES_BYTES = 1_800_000
@@ -76,7 +76,7 @@ _ARMS = {
     "noise": "control: trained on as long with random noise on the targets",
     "randomized": "control: trained on as long with ordinary domain randomisation",
     "identified": "trained on with the identified parameters alone, without the learned part",
-    "oracle": "trained on in the truth itself: about the best that can be reached",
+    ORACLE: "trained on in the truth itself: about the best that can be reached",
 }
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from asap.align import align
 from asap.align_config import AlignConfig, Task, Watch
-from asap.finetune import UNTOUCHED
+from asap.finetune import ORACLE, UNTOUCHED
 from asap.inputs import OpenedMotion, open_motion, open_policy
 from asap.published import EXPECTED, case_of_published
 from asap.published import ROBOT as PUBLISHED
@@ -114,15 +114,15 @@ def _task(pair: str, setup: PairSetup) -> tuple[Robot, Task, Robot]:
 def _shares(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """How far each arm came towards the oracle."""
     found: dict[str, dict[str, float]] = {}
-    if "oracle" not in arms:
+    if ORACLE not in arms:
         return found
     for arm, figures in arms.items():
-        if arm in (UNTOUCHED, "oracle"):
+        if arm in (UNTOUCHED, ORACLE):
             continue
         found[arm] = {}
         for name in COMPARED:
             start, here, best = (
-                one[name]["value"] for one in (arms[UNTOUCHED], figures, arms["oracle"])
+                one[name]["value"] for one in (arms[UNTOUCHED], figures, arms[ORACLE])
             )
             found[arm][name] = (start - here) / (start - best) if start > best else float("nan")
     return found

@@ -30,7 +30,7 @@ from asap.cli_common import (
 from asap.cli_logs import ReplayLogs
 from asap.cli_progress import watched
 from asap.cli_train import overlaid
-from asap.finetune import FINETUNE, Finetuned, beginning, finetune
+from asap.finetune import CORRECTED, FINETUNE, Finetuned, beginning, finetune
 from asap.fit import checked
 from asap.fit_methods import FitConfig
 from asap.inputs import open_motion, open_policy
@@ -256,7 +256,7 @@ def _tables(found: Mapping[str, Any], out: Path) -> list[RenderableType]:
                 for arm, figures in arms.items()]  # fmt: skip
         shown.append(table(f"{name} on {found['judged_on']}", columns, rows))
     kept = [name for one in found["rounds"] for name, arms in one["finetune"].items()
-            if not arms["corrected"]["changed"]]  # fmt: skip
+            if not arms[CORRECTED]["changed"]]  # fmt: skip
     if kept:
         shown.append(f"no change of {', '.join(kept)}: nothing was better than the start by more "
                      "than chance in the corrected simulator")  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -52,9 +51,6 @@ class BenchAlign(Common):
         train = beginning(overlaid(FINETUNE, self.train, TrainConfig()), self.start_noise)
         config = AlignConfig(controls=self.controls, judge_episodes=self.episodes, train=train,
                              threads=self.train.threads)  # fmt: skip
-        config = dataclasses.replace(
-            config, fit=dataclasses.replace(config.fit, threads=self.train.threads)
-        )
         seeds = tuple(range(self.seed, self.seed + self.seeds))
         setup = PairSetup(pairs=self.pairs, seeds=seeds, data=self.data, align=config)
         console = Console(stderr=True, quiet=self.quiet)

@@ -30,9 +30,6 @@ from rich.text import Text
 from asap.cli_common import stop_requests
 from asap.train import FINAL, Report, Trainer
 
-Watch = Callable[[Report], None]
-"""Told about every iteration."""
-
 BENCHMARK_S = 3.0
 """Training that is timed before the estimate [s]."""
 
@@ -238,7 +235,9 @@ class TrainingProgress:
 
 
 @contextmanager
-def watched(trainer: Trainer, *, quiet: bool) -> Iterator[tuple[Watch, Callable[[], bool]]]:
+def watched(
+    trainer: Trainer, *, quiet: bool
+) -> Iterator[tuple[Callable[[Report], None], Callable[[], bool]]]:
     """Show how a training goes, and let a person stop it.
 
     Yields:

@@ -37,6 +37,8 @@ UNTOUCHED, CORRECTED = "no adaptation", "corrected"
 """The policy that a run begins with, and the one that is trained on in the corrected simulator."""
 IDENTIFIED, NOISY = "identified", "noise"
 """Trained on with the fitted parameters alone, and with noise as large as the correction."""
+ORACLE = "oracle"
+"""Trained on in the truth itself."""
 FITTED = (CORRECTED, IDENTIFIED, NOISY)
 """Where a policy is trained on that depends on the fit."""
 
@@ -200,7 +202,7 @@ def arms(
     if correction.learned is not None and correction.parameters:
         alone = dataclasses.replace(correction, learned=None)
         found.append(Arm(IDENTIFIED, alone.robot(robot)))
-    return found if truth is None else [*found, Arm("oracle", truth)]
+    return found if truth is None else [*found, Arm(ORACLE, truth)]
 
 
 def _corrected(robot: Robot, correction: Correction, env: EnvConfig) -> Arm:

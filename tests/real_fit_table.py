@@ -35,7 +35,7 @@ class RealFit:
     judged: dict[str, Replay]
 
 
-def fit_real(name: str, robot: Robot, method: str = "identify") -> RealFit:
+def fit_real(name: str, robot: Robot) -> RealFit:
     """Fit some runs of a real robot and judge by the others."""
     columns = ROOT / "real_logs" / "columns" / f"{name}.toml"
 
@@ -45,7 +45,7 @@ def fit_real(name: str, robot: Robot, method: str = "identify") -> RealFit:
     train, test = SPLITS[name](opened)
     # Sigmaban is watched by motion capture and moves slowly: longer horizons tell more.
     horizons = (0.25, 0.5, 1.0) if name == "sigmaban" else HORIZONS_S
-    config = FitConfig(method=method, horizons_s=horizons)
+    config = FitConfig(method="identify", horizons_s=horizons)
     fitted = fit(train, robot, config, heldout=list(test.values()))
     identified = fitted.identified
     correction = fitted.correction if identified is None else identified.correction

@@ -22,7 +22,7 @@ from asap.align_config import AlignConfig, Task, Watch
 from asap.align_judge import Judging, judged
 from asap.correction import Correction
 from asap.evaluate import Case
-from asap.finetune import CORRECTED, FITTED, UNTOUCHED, Arm, arms, trainer_of
+from asap.finetune import CONTROLS, CORRECTED, FITTED, UNTOUCHED, Arm, arms, trainer_of
 from asap.fit import fit
 from asap.fit_files import CORRECTION, write_fit
 from asap.inputs import OpenedMotion
@@ -276,8 +276,9 @@ class _Run:
         )
         places = arms(self.robot, correction, config.env,
                       controls=controls and self.config.controls, truth=self.truth)  # fmt: skip
+        wanted = (CORRECTED, *(self.config.arms or CONTROLS))
         trained, told = {}, {}
-        for arm in places:
+        for arm in (place for place in places if place.name in wanted):
             ours = arm.name == CORRECTED
             # Controls begin at the beginning, and get the budget of all rounds.
             longer = dataclasses.replace(config, steps=config.steps * self.config.rounds)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from asap.finetune import FINETUNE, Finetuned, finetune
+from asap.finetune import CONTROLS, FINETUNE, Finetuned, finetune
 from asap.fit_methods import FitConfig
 from asap.inputs import OpenedMotion
 from asap.record import RecordConfig
@@ -39,6 +39,8 @@ class AlignConfig:
     """Times that the loop is gone through, each with the policies of the one before."""
     controls: bool = False
     """Also train without the correction, with noise, with randomisation, and on the robot."""
+    arms: tuple[str, ...] = ()
+    """Controls to train, of `CONTROLS`; all by default."""
     judge_episodes: int = 256
     """Noisy episodes by which policies are compared at the end."""
     fit: FitConfig = field(default_factory=FitConfig)
@@ -57,6 +59,9 @@ class AlignConfig:
         for name in ("rounds", "judge_episodes"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for arm in self.arms:
+            if arm not in CONTROLS:
+                raise InputError(f"no control is called '{arm}'; there are {', '.join(CONTROLS)}")
 
 
 class Watch:

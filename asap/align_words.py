@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from asap.evaluate import FALL_MM
-from asap.finetune import CORRECTED, UNTOUCHED
+from asap.finetune import CORRECTED, NOISY, NOMINAL, RANDOMIZED_ARM, UNTOUCHED
 from asap.metrics import Interval
 
 MISSING: Literal["not measured"] = "not measured"
-CONTROLS = ("nominal", "noise", "randomized")
+RIVALS = (NOMINAL, NOISY, RANDOMIZED_ARM)
 """Arms: what else could explain a gain."""
 
 JOINT, BODY, SUCCESS, COST = "joint_mae_deg", "global_mpjpe_mm", "success_rate", "cost_mm"
@@ -189,7 +189,7 @@ def rivals(found: Mapping[str, Any], motion: str) -> list[str]:
     if ours is None:
         return []
     named = []
-    for name in CONTROLS:
+    for name in RIVALS:
         paired = interval(found, "against", motion, name, COST)
         own = gain_of(found, motion, name)
         if paired is not None:
@@ -375,7 +375,7 @@ def limits(found: Mapping[str, Any]) -> list[str]:
         "Errors of a policy count the frames before it fails: read them beside the share of runs "
         "that it finishes.",
     ]
-    absent = [name for name in CONTROLS
+    absent = [name for name in RIVALS
               if not any(at(found, "gain", motion, name) for motion in names)]  # fmt: skip
     if absent and any(at(found, "gain", motion, CORRECTED) for motion in names):
         lines.append(f"Controls {joined(absent)} were not measured: training longer, or noise, may "

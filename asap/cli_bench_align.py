@@ -36,6 +36,8 @@ class BenchAlign(Common):
     """So many, from --seed on."""
     controls: bool = True
     """Train the controls too."""
+    arms: tuple[str, ...] = ()
+    """Controls to train: nominal, noise, randomized, identified, oracle; all by default."""
     episodes: int = 256
     """Episodes that judge each policy."""
     start_noise: StartNoise = "paper"
@@ -49,8 +51,8 @@ class BenchAlign(Common):
         """Align every pair."""
         out = self.folder("bench-align")
         train = beginning(overlaid(FINETUNE, self.train, TrainConfig()), self.start_noise)
-        config = AlignConfig(controls=self.controls, judge_episodes=self.episodes, train=train,
-                             threads=self.train.threads)  # fmt: skip
+        config = AlignConfig(controls=self.controls, arms=self.arms, judge_episodes=self.episodes,
+                             train=train, threads=self.train.threads)  # fmt: skip
         seeds = tuple(range(self.seed, self.seed + self.seeds))
         setup = PairSetup(pairs=self.pairs, seeds=seeds, data=self.data, align=config)
         console = Console(stderr=True, quiet=self.quiet)

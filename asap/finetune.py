@@ -37,8 +37,12 @@ UNTOUCHED, CORRECTED = "no adaptation", "corrected"
 """The policy that a run begins with, and the one that is trained on in the corrected simulator."""
 IDENTIFIED, NOISY = "identified", "noise"
 """Trained on with the fitted parameters alone, and with noise as large as the correction."""
+NOMINAL, RANDOMIZED_ARM = "nominal", "randomized"
+"""Trained on in the model itself, and in the model with ordinary randomisation."""
 ORACLE = "oracle"
 """Trained on in the truth itself."""
+CONTROLS = (NOMINAL, NOISY, RANDOMIZED_ARM, IDENTIFIED, ORACLE)
+"""What a gain is compared with."""
 FITTED = (CORRECTED, IDENTIFIED, NOISY)
 """Where a policy is trained on that depends on the fit."""
 
@@ -195,9 +199,9 @@ def arms(
         return found
     noisy = dataclasses.replace(env, target_noise=correction.size_rad(robot))
     found += [
-        Arm("nominal", robot),
+        Arm(NOMINAL, robot),
         Arm(NOISY, robot, noisy),
-        Arm("randomized", robot, dataclasses.replace(env, randomize=RANDOMIZED)),
+        Arm(RANDOMIZED_ARM, robot, dataclasses.replace(env, randomize=RANDOMIZED)),
     ]
     if correction.learned is not None and correction.parameters:
         alone = dataclasses.replace(correction, learned=None)

@@ -234,3 +234,8 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_figures(tmp_pat
     for key in ("closed_loop", "gain", "home", "quiet"):
         assert whole[key] == killed[key], key
     assert any(stage["reused"] for stage in killed["stages"])
+
+
+def test_a_control_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(InputError, match="no control is called 'nothing'; there are nominal"):
+        AlignConfig(arms=("nothing",))

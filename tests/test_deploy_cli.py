@@ -70,6 +70,7 @@ ERRORS = [
     (["check", SQUAT, "--link", "twin", "--address", "nowhere"], "'nowhere' is no address"),
     (["check", "none.onnx", "--link", "twin"], "policy cannot be read: No such file"),
     (["run", SQUAT, "--link", "twin", "--script", "x@1"], "'x@1' is no ORDER@TIME"),
+    (["check", SQUAT, "--link", "twin", "--hold", "--between", SQUAT], "exclude each other"),
     (["run", SQUAT, "--link", "twin", "--gains", "0"], "--gains must be above 0 and at most 1"),
     (["recover", "none.mcap.part"], "cannot be read: No such file"),
 ]
@@ -151,6 +152,16 @@ def test_a_run_records_what_it_did_and_the_recording_becomes_a_log(twin, tmp_pat
     cut.write_bytes(out.read_bytes()[:-20_000])
     assert main(["recover", str(cut)]) == 0
     assert len(open_recording(tmp_path / "cut.mcap").states) > 0.9 * len(tables.states)
+
+
+@pytest.mark.parametrize(("more", "line"), [
+    ([], "ok    after a clip       'stand' stands"),
+    (["--hold"], "WARN  after a clip       nobody stands: after 10 s the robot is damped"),
+    (["--between", SQUAT], "ok    after a clip       'squat' stands"),
+])  # fmt: skip
+def test_who_stands_after_a_clip_is_said_before_anybody_arms(twin, more, line, capsys):
+    assert main([str(word) for word in ["check", SQUAT, *on(twin), *QUICK, *more]]) == 0
+    assert line in capsys.readouterr().out
 
 
 def test_an_interrupt_damps_and_ends_with_130(twin):

@@ -204,6 +204,22 @@ def test_the_ladder_asks_before_every_rung_and_a_no_ends_it(twin, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+def test_a_no_after_damping_is_kept_and_the_robot_was_only_damped(twin, tmp_path):
+    file = tmp_path / "ladder.json"
+    result = deploy("check", SQUAT, *on(twin), *QUICK, "--ladder", "--answers", "y,y,n", "--json",
+                    file)  # fmt: skip
+    assert result.returncode == 1
+    rungs = json.loads(file.read_text())["ladder"]
+    assert [(r["name"], r["answer"], r["passed"]) for r in rungs] == [
+        ("read only", "y", True), ("damping", "y", True), ("20 % gains", "n", False)
+    ]  # fmt: skip
+    heard = twin.report()
+    assert set(heard["counts"]) <= {"accepted", "timeouts"} and heard["counts"]["accepted"] > 1000
+    assert heard["last_stiff_s"] == float("-inf") or heard["last_stiff_s"] < rungs[0]["time_s"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_whole_ladder_is_climbed_on_a_sound_robot(twin, tmp_path):
     file = tmp_path / "ladder.json"
     result = deploy("check", SQUAT, *on(twin), *QUICK, "--ladder", "--answers", "y,y,y,y",

@@ -205,7 +205,7 @@ def test_the_ladder_asks_before_every_rung_and_a_no_ends_it(twin, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_no_after_damping_is_kept_and_the_robot_was_only_damped(twin, tmp_path):
-    file = tmp_path / "ladder.json"
+    file, before = tmp_path / "ladder.json", twin.report()
     result = deploy("check", SQUAT, *on(twin), *QUICK, "--ladder", "--answers", "y,y,n", "--json",
                     file)  # fmt: skip
     assert result.returncode == 1
@@ -215,7 +215,7 @@ def test_a_no_after_damping_is_kept_and_the_robot_was_only_damped(twin, tmp_path
     ]  # fmt: skip
     heard = twin.report()
     assert set(heard["counts"]) <= {"accepted", "timeouts"} and heard["counts"]["accepted"] > 1000
-    assert heard["last_stiff_s"] == float("-inf") or heard["last_stiff_s"] < rungs[0]["time_s"]
+    assert heard["last_stiff_s"] == before["last_stiff_s"]
 
 
 @pytest.mark.slow

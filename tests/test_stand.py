@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from soak import soak
 
 from asap.balance import stand_policy
 from asap.evaluate import with_gains
@@ -125,3 +126,18 @@ def test_how_long_a_clips_own_policy_holds_its_last_frame(robot, clip):
     show(f"{clip} holds its last frame on {robot}", fallen)
     if clip != "walk":  # it falls at once
         assert fallen.min() > HOLD_S
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_over_the_link_a_squat_ends_in_standing_and_nothing_grows_or_is_lost(tmp_path):
+    """Supervisor, recorder and strict robot in real time: squat, stand, quit."""
+    found = soak(60.0, tmp_path)
+    assert found["status"] == 0 and set(found["counts"]) <= {"accepted", "timeouts"}
+    assert found["recording"]["missed"] == 0 and found["recording"]["problems"] == []
+    assert found["overruns"] == 0
+    first, last = found["rows"][0], found["rows"][-1]
+    assert all(row["height_m"] > 0.7 for row in found["rows"])
+    for name in ("policy", "supervisor", "recorder"):
+        assert last[name]["memory_mb"] < first[name]["memory_mb"] + 10.0
+    assert last["recorder"]["cpu_percent"] < 5.0

@@ -6,6 +6,7 @@ reference that a trained policy has to beat.
 
     motion = Motion.load("motions/g1/wave.npz")
     Path("wave.onnx").write_bytes(balance_policy(robot, motion, name="wave"))
+    Path("stand.onnx").write_bytes(stand_policy(robot))      # for `asap-deploy run --between`
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from scipy import linalg
 
 from asap import onnx_file
 from asap.export import make_contract, write_policy
+from asap.motions import motion_from_poses
 from asap.robot import Robot
 from asap_deploy.errors import InputError
 from asap_deploy.motion import Motion
@@ -24,6 +26,11 @@ from asap_deploy.observation import LAYOUTS, TERMS, Sizes
 LAYOUT = "asap"
 _SETTLE_S = 1.0
 """The robot is held upright for so long before it is linearised: the contacts are then loaded."""
+
+LEAN_BACK_RAD = 0.01
+"""Of the legs in ``stand_policy``. The default pose of a G1 has its weight 2.4 cm before the middle
+of the soles, where a push forward is the one that topples it; this far back, pushes forward (with a
+payload) and backward (without) are withstood alike, and a little more is worse."""
 
 
 def balance_policy(robot: Robot, motion: Motion, *, name: str) -> bytes:
@@ -77,6 +84,34 @@ def balance_policy(robot: Robot, motion: Motion, *, name: str) -> bytes:
     bias = carried[actions] / robot.action_scale[actions]
     model = onnx_file.network([(weight, bias)])
     return write_policy(model, contract, robot, motion)
+
+
+def stand_policy(robot: Robot) -> bytes:
+    """A policy file that only stands: what takes over when a clip is over.
+
+    Args:
+        robot: With the legs of a G1.
+
+    Returns:
+        Bytes of a policy file whose clip is one pose, for a second.
+
+    Raises:
+        InputError: If the robot cannot stand by linear feedback.
+    """
+    pose = robot.default_joint_pos.copy()
+    for k, name in enumerate(robot.joint_names):
+        # Turned about the ankles, the torso upright as before.
+        pose[k] += LEAN_BACK_RAD * (
+            name.endswith("ankle_pitch_joint") - 1.0 * name.endswith("hip_pitch_joint")
+        )
+    leaning = robot.with_(default_joint_pos=pose)
+    frames = 1 + round(1.0 / robot.control_dt)  # a second
+    base = np.tile(_settled(leaning).qpos[:7], (frames, 1))
+    motion = motion_from_poses(
+        leaning, base[:, :3], base[:, 3:], np.tile(pose, (frames, 1)), fps=1.0 / robot.control_dt,
+        source="one pose, made by asap.balance",
+    )  # fmt: skip
+    return balance_policy(leaning, motion, name="stand")
 
 
 def feedback(robot: Robot) -> np.ndarray:

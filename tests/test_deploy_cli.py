@@ -70,6 +70,7 @@ ERRORS = [
     (["check", SQUAT, "--link", "twin", "--address", "nowhere"], "'nowhere' is no address"),
     (["check", "none.onnx", "--link", "twin"], "policy cannot be read: No such file"),
     (["run", SQUAT, "--link", "twin", "--script", "x@1"], "'x@1' is no ORDER@TIME"),
+    (["check", SQUAT, "--link", "twin", "--hold", "--between", SQUAT], "exclude each other"),
     (["run", SQUAT, "--link", "twin", "--gains", "0"], "--gains must be above 0 and at most 1"),
     (["recover", "none.mcap.part"], "cannot be read: No such file"),
 ]
@@ -153,6 +154,16 @@ def test_a_run_records_what_it_did_and_the_recording_becomes_a_log(twin, tmp_pat
     assert len(open_recording(tmp_path / "cut.mcap").states) > 0.9 * len(tables.states)
 
 
+@pytest.mark.parametrize(("more", "line"), [
+    ([], "ok    after a clip       'stand' stands"),
+    (["--hold"], "WARN  after a clip       nobody stands: after 10 s the robot is damped"),
+    (["--between", SQUAT], "ok    after a clip       'squat' stands"),
+])  # fmt: skip
+def test_who_stands_after_a_clip_is_said_before_anybody_arms(twin, more, line, capsys):
+    assert main([str(word) for word in ["check", SQUAT, *on(twin), *QUICK, *more]]) == 0
+    assert line in capsys.readouterr().out
+
+
 def test_an_interrupt_damps_and_ends_with_130(twin):
     command = [sys.executable, "-m", "asap_deploy.cli", "run", str(SQUAT), *on(twin), *QUICK,
                "--script", "arm@0.1 stand@0.2"]  # fmt: skip
@@ -189,6 +200,22 @@ def test_the_ladder_asks_before_every_rung_and_a_no_ends_it(twin, tmp_path):
         ("read only", "y", True), ("damping", "n", False)
     ]  # fmt: skip
     assert "accepted" not in twin.report()["counts"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_no_after_damping_is_kept_and_the_robot_was_only_damped(twin, tmp_path):
+    file, before = tmp_path / "ladder.json", twin.report()
+    result = deploy("check", SQUAT, *on(twin), *QUICK, "--ladder", "--answers", "y,y,n", "--json",
+                    file)  # fmt: skip
+    assert result.returncode == 1
+    rungs = json.loads(file.read_text())["ladder"]
+    assert [(r["name"], r["answer"], r["passed"]) for r in rungs] == [
+        ("read only", "y", True), ("damping", "y", True), ("20 % gains", "n", False)
+    ]  # fmt: skip
+    heard = twin.report()
+    assert set(heard["counts"]) <= {"accepted", "timeouts"} and heard["counts"]["accepted"] > 1000
+    assert heard["last_stiff_s"] == before["last_stiff_s"]
 
 
 @pytest.mark.slow

@@ -17,7 +17,14 @@ from asap_deploy.link import LinkSpec, RobotState, key_bits
 from asap_deploy.loop import Loop, Session
 from asap_deploy.realtime import FixedRate, Histogram
 from asap_deploy.safety import SafetyLimits
-from asap_deploy.states import STAND_SPEED, Player, StateMachine, min_jerk
+from asap_deploy.states import (
+    HOLD_S,
+    HOLD_WARNING_S,
+    STAND_SPEED,
+    Player,
+    StateMachine,
+    min_jerk,
+)
 from policies import robot, toy_policy
 
 DT = 0.02
@@ -191,6 +198,34 @@ def test_another_policy_stands_between_the_clips():
     last = stage.decisions[-1][1]
     assert last.clip_time_s == 0.0 and last.step is not None
     assert between.runtime.last_action.any()
+
+
+def test_a_hold_by_the_clips_own_policy_ends_in_damping_before_which_the_operator_is_told():
+    stage = Stage("one", "two").ready()
+    stage.go(DURATION + 0.1, "go")
+    assert stage.machine.mode == "hold"
+    assert "holding for 10 s, then damping" in stage.machine.said[-1]
+    stage.go(0.1, "next")  # another clip is chosen: the one that was played goes on holding
+    assert stage.machine.acting.name == "one" and stage.machine.player.name == "two"
+    stage.go(HOLD_S - HOLD_WARNING_S - 1.0)
+    assert not any("damping in" in line for line in stage.machine.said)
+    stage.go(1.5)
+    stage.go(HOLD_WARNING_S - 1.0)
+    assert stage.machine.mode == "hold"
+    assert sum("damping in 5 s: hold the robot" in line for line in stage.machine.said) == 1
+    assert stage.go(1.0).request == requests.DAMP and stage.machine.mode == "damp"
+    assert "held for 10 s: damping" in stage.machine.said
+    held = [d for _, d in stage.decisions if d.mode == "hold"]
+    assert abs(len(held) * DT - HOLD_S) < 3 * DT
+
+
+def test_a_policy_made_for_standing_stands_for_as_long_as_it_is_let():
+    stage = Stage("one", between=player("stander")).ready()
+    stage.go(DURATION + 3.0 * HOLD_S, "go")
+    assert stage.machine.mode == "hold" and stage.machine.acting.name == "stander"
+    assert "'one' is over: 'stander' stands" in stage.machine.said
+    stage.go(DT, "go")
+    assert stage.machine.mode == "track" and stage.machine.acting.name == "one"
 
 
 def test_a_clip_does_not_begin_far_from_its_first_frame():

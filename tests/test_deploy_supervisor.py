@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import statistics
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
-from twin_process import TwinProcess, end_process, lines_until, policy_process
+from twin_process import SQUAT, TwinProcess, end_process, lines_until, policy_process
 from virtual_robot import DT, JOINTS, STATE_DT, VirtualRun, limits, state
 
 from asap_deploy import handover as requests
 from asap_deploy.handover import Handover, Post
+from asap_deploy.recording import open_recording
 from asap_deploy.shared import Mailbox, Ring, Shared
 from asap_deploy.supervised import Supervisor
 from asap_deploy.supervisor import limits_from_json, limits_to_json
@@ -336,3 +341,60 @@ def test_the_fault_table(either_twin, how):
         f"{1e3 * statistics.median(times):6.1f}, worst {1e3 * max(times):6.1f}, {repeats} times"
     )
     assert max(times) <= deadline_s + SLACK_S
+
+
+@contextlib.contextmanager
+def tiny_disk(folder):
+    """A disk of one megabyte, full after a second and a half; None where none may be mounted."""
+    disk = folder / "disk"
+    disk.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    mounted = shutil.which("mount") and subprocess.run(words, capture_output=True).returncode == 0
+    try:
+        yield disk if mounted else None
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def run_on_a_full_disk(twin: TwinProcess, disk) -> dict:
+    """Facts of a run whose recording finds no more room while the clip is played."""
+    twin.control(faults=["clear"], hanging=True, forget=True)
+    out = disk / "run.mcap"
+    script = "arm@0.05 stand@0.1 go@ready quit@6.0 quit@damp"
+    words = [sys.executable, "-m", "asap_deploy.cli", "run", str(SQUAT), "--link", twin.spec.kind,
+             "--address", twin.address, "--self-test-s", "0.1", "--out", str(out), "--json",
+             str(disk.parent / "run.json"), "--script", script]  # fmt: skip
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    told = process.stderr.readline()
+    assert "the recording ended early: No space left on device" in told, told
+    assert process.poll() is None and "the run goes on" in told  # said while it runs
+    time.sleep(1.0)
+    heard = twin.report()
+    assert heard["last_stiff_s"] > heard["last_damped_s"], "the robot was damped"
+    process.communicate(timeout=30.0)
+    facts = json.loads((disk.parent / "run.json").read_text())
+    tables = open_recording(out.with_name("run.mcap.part"))  # what had room
+    assert process.returncode == 1 and len(tables.states) > 200 and not tables.finished
+    (problem,) = facts["problems"]
+    assert "the recording ended early" in problem
+    assert facts["supervisor"]["fault"] is None and facts["overruns"] == 0
+    assert set(twin.report()["counts"]) <= {"accepted", "timeouts", "released"}
+    out.with_name("run.mcap.part").unlink()
+    return facts
+
+
+@pytest.mark.parametrize("repeats", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.timeout(600)
+def test_a_full_disk_is_told_to_the_operator_and_neither_loop_nor_robot_notices(
+    twin, tmp_path, repeats
+):
+    with tiny_disk(tmp_path) as disk:
+        if disk is None:
+            pytest.skip("no file system can be mounted here: a full disk is NOT tested as a whole")
+        found = [run_on_a_full_disk(twin, disk) for _ in range(repeats)]
+    ticks = [one["histograms_ms"]["tick"]["max"] for one in found]
+    writes = [one["supervisor"]["interval"]["max"] for one in found]
+    print(f"\nfull disk: {repeats} times; longest control step {max(ticks):.1f} ms, longest time "
+          f"between two commands {max(writes):.1f} ms")  # fmt: skip
+    assert max(ticks) < 20.0

@@ -30,6 +30,7 @@ from asap_deploy.loop import run as run_session
 from asap_deploy.preflight import (
     FAIL,
     OK,
+    WARN,
     Check,
     failed,
     look_at_disk,
@@ -39,9 +40,10 @@ from asap_deploy.preflight import (
 )
 from asap_deploy.recording import open_recording, recover
 from asap_deploy.safety import SafetyLimits
-from asap_deploy.states import Player
+from asap_deploy.states import HOLD_S, Player
 from asap_deploy.twin_wire import DEFAULT_ADDRESS
 
+STAND = "stand.onnx"
 DONE, CHECK_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -88,7 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="passive, damp, stand, track: every step when you say so")
     for one in (check, run):
         one.add_argument("policy", nargs="+", type=Path, help="policies (.onnx), in order")
-        one.add_argument("--between", type=Path, help="policy that stands between the clips")
+        one.add_argument("--between", type=Path, help="policy that stands after every clip; "
+                         f"{STAND} beside the first policy by default")  # fmt: skip
+        one.add_argument("--hold", action="store_true",
+                         help="after a clip hold its last frame instead, for seconds")  # fmt: skip
         one.add_argument(
             "--self-test-s", type=float, default=2.0, help="of the timing test, and to listen [s]"
         )
@@ -182,7 +187,8 @@ def _recover(options: argparse.Namespace) -> int:
 def _prepare(options: argparse.Namespace, gain: float
              ) -> Tuple[List[Player], Optional[Player], SafetyLimits, List[Check]]:  # fmt: skip
     """Policies, limits, and every check; the link is let go again."""
-    paths = [*options.policy, *([options.between] if options.between else [])]
+    stander = _stander(options)
+    paths = [*options.policy, *([stander] if stander else [])]
     policies = [load_policy(path) for path in paths]
     worst = [verify(policy) for policy in policies]
     link = open_link(_spec(options, read_only=True))
@@ -197,10 +203,27 @@ def _prepare(options: argparse.Namespace, gain: float
         link.close()
     checks += time_itself(players[0], limits, options.self_test_s)
     checks += look_at_disk(options.out)
-    between = players.pop() if options.between else None
+    between = players.pop() if stander else None
+    text = (
+        f"'{between.name}' stands"
+        if between
+        else (f"nobody stands: after {HOLD_S:.0f} s the robot is damped (--between {STAND})")
+    )
+    checks.append(Check(OK if between else WARN, "after a clip", text))
     if link.facts.is_real and not options.real:
         checks.append(Check(FAIL, "real robot", "say --real if you mean it"))
     return players, between, limits, checks
+
+
+def _stander(options: argparse.Namespace) -> Optional[Path]:
+    """Who takes over when a clip is over; None has its own policy hold."""
+    if options.hold and options.between:
+        raise InputError("--hold and --between exclude each other")
+    beside: Path = options.policy[0].with_name(STAND)
+    if options.between or options.hold:
+        found: Optional[Path] = options.between
+        return found
+    return beside if beside.is_file() else None
 
 
 def _spec(options: argparse.Namespace, read_only: bool = False) -> LinkSpec:

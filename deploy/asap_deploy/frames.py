@@ -11,7 +11,7 @@ of ROS 2: a recording opens in its tools. Measurements are float32, as robots se
 from __future__ import annotations
 
 import struct
-from typing import Any, Dict, List, Tuple
+from typing import List, Tuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ CDR_HEADER = b"\x00\x01\x00\x00"
 
 _ROS = {"f8": "float64", "f4": "float32", "u4": "uint32", "u1": "uint8"}
 _HEAD, _TAIL = struct.Struct("<dI"), struct.Struct("<IBBB")
-"""Of a state: what stands before the first float and after the last."""
+"""What stands before the first float of a state or command, and after the last of a state."""
 
 Fields = List[Tuple[str, str, int]]
 
@@ -44,7 +44,7 @@ class Frames:
                 state.joint_pos, state.joint_vel, state.torque_est, state.imu_quat_wxyz,
                 state.imu_ang_vel_b, state.imu_lin_acc_b, np.ravel(state.motor_temperature),
             ]).astype("<f4")  # fmt: skip
-            tail = np.concatenate([[state.battery_percent], state.remote_sticks]).astype("<f4")
+            tail = np.array((state.battery_percent, *state.remote_sticks.tolist()), "<f4")
         data = b"".join((
             _HEAD.pack(state.arrival_s, state.tick), floats.tobytes(),
             np.asarray(state.motor_fault).astype("<u4").tobytes(), tail.tobytes(),
@@ -56,28 +56,33 @@ class Frames:
 
     def unpack_state(self, data: bytes) -> RobotState:
         """A state from bytes of the right length."""
-        row = np.frombuffer(data, self.state, count=1)[0]
-        values: Dict[str, Any] = {name: row[name] for name in self.state.names or ()}
-        for name in ("tick", "mode_machine", "remote_keys"):
-            values[name] = int(values[name])
-        for name in ("remote_connected", "checksum_ok"):
-            values[name] = bool(values[name])
-        for name in ("arrival_s", "battery_percent"):
-            values[name] = float(values[name])
-        for name in ("joint_pos", "joint_vel", "torque_est", "imu_quat_wxyz", "imu_ang_vel_b",
-                     "imu_lin_acc_b", "motor_temperature", "remote_sticks"):  # fmt: skip
-            values[name] = values[name].astype(np.float64)
-        values["motor_temperature"] = values["motor_temperature"].reshape(self.joints, 2)
-        return RobotState(**values)
+        joints, size = self.joints, self.state.itemsize
+        if len(data) < size:
+            raise ValueError(f"{len(data)} bytes are no state of {size}")
+        arrival_s, tick = _HEAD.unpack_from(data)
+        # All floats are turned at once; the parts are views.
+        count = 5 * joints + 10
+        floats = np.frombuffer(data, "<f4", count, _HEAD.size).astype(np.float64)
+        base, after = 3 * joints, _HEAD.size + 4 * count
+        fault = np.frombuffer(data, "<u4", joints, after)
+        rest = np.frombuffer(data, "<f4", 5, after + 4 * joints).astype(np.float64)
+        keys, machine, remote, sound = _TAIL.unpack_from(data, size - _TAIL.size)
+        return RobotState(
+            tick, arrival_s, bool(sound), machine, floats[:joints], floats[joints : 2 * joints],
+            floats[2 * joints : base], floats[base : base + 4], floats[base + 4 : base + 7],
+            floats[base + 7 : base + 10], floats[base + 10 :].reshape(joints, 2), fault,
+            float(rest[0]), bool(remote), keys, rest[1:],
+        )  # fmt: skip
 
-    def pack_command(self, command: RobotCommand, **about: float) -> bytes:
+    def pack_command(self, command: RobotCommand, *, written_s: float = 0.0, sequence: int = 0,
+                     damped: bool = False, limited: bool = False) -> bytes:  # fmt: skip
         """A command as bytes, with what a recording says about it."""
-        row = np.zeros((), self.command)
-        for name, value in command._asdict().items():
-            row[name] = value
-        for name, value in about.items():
-            row[name] = value
-        return row.tobytes()
+        with np.errstate(over="ignore"):
+            floats = np.concatenate(command[:5]).astype("<f4")
+        data = _HEAD.pack(written_s, sequence) + floats.tobytes()
+        data += bytes((command.motor_mode, command.mode_machine, damped, limited))
+        assert len(data) == self.command.itemsize, f"a command of {self.joints} joints"
+        return data
 
     def unpack_command(self, data: bytes) -> RobotCommand:
         """A command from bytes of the right length."""

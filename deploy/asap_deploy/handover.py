@@ -125,10 +125,10 @@ class Handover:
 
     def newest_post(self) -> Optional[Any]:
         """For the supervisor: number and newest whole request."""
+        if self._post_read is not None and self._post_read[0] == self._posts.newest:
+            return self._post_read
         found = self._posts.latest()
-        if found is None:
-            return None
-        if self._post_read is None or self._post_read[0] != found[0]:
+        if found is not None and (self._post_read is None or self._post_read[0] != found[0]):
             row = np.frombuffer(found[1], self._post_type, count=1)[0]
             self._post_read = found[0], Post(*(row[name] for name in Post._fields))
         return self._post_read

@@ -23,13 +23,14 @@ from asap_deploy.states import Player
 STEPS = (
     ("read only", "The robot hangs, nobody is near, you hold the remote. Listen for 2 s?",
      "quit@2", 1.0),
-    ("damping", "Its joints will resist your hand. Damp for 4 s?", "arm@0.3 quit@4.3", 1.0),
+    ("damping", "Its joints will resist your hand. Damp for 4 s?", "arm@1.5 quit@5.5", 1.0),
     ("20 % gains", "It will move into the first pose, weakly. Go on?",
-     "arm@0.3 stand@0.8 quit@ready quit@damp", 0.2),
+     "arm@1.5 stand@2 quit@ready quit@damp", 0.2),
     ("full gains", "It will move into the first pose with full strength. Go on?",
-     "arm@0.3 stand@0.8 quit@ready quit@damp", 1.0),
+     "arm@1.5 stand@2 quit@ready quit@damp", 1.0),
 )  # fmt: skip
-"""Name, question, orders, part of the gains."""
+"""Name, question, orders, part of the gains. Who wrote in the rung before counts as another
+commander for a second: nobody arms before it is over."""
 
 
 class Rung(NamedTuple):

@@ -118,7 +118,7 @@ class Loop:
         number = self.supervisor.post(self._post(decision))
         self.histograms["age"].add(started_s - state.arrival_s)
         if decision.step is not None:
-            self.histograms["inference"].add(self.machine.player.inference_s)
+            self.histograms["inference"].add(self.machine.acting.inference_s)
         self._record(decision, state, number, late_s)
         if orders or self.machine.mode != before:
             self._note("mode", mode=self.machine.mode, before=before, orders=orders,
@@ -175,7 +175,7 @@ class Loop:
         row["time_s"], row["clip_time_s"] = time.monotonic(), decision.clip_time_s
         row["state_tick"], row["sequence"] = state.tick, number
         row["age_s"] = row["time_s"] - state.arrival_s
-        row["wake_s"], row["inference_s"] = late_s, self.machine.player.inference_s
+        row["wake_s"], row["inference_s"] = late_s, self.machine.acting.inference_s
         row["mode"], row["clip"] = MODES.index(decision.mode), self.machine.current
         if decision.step is not None:
             action = decision.step.action[0]

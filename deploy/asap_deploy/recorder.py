@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, List, Optional, Sequence
@@ -142,11 +143,19 @@ class RecorderLoop:
 
     def _give_up(self, error: OSError) -> None:
         """A disk that takes no more ends the recording; the memory keeps the last seconds."""
-        self.problems.append(f"the recording ended early: {error.strerror} ({self._part})")
+        text = f"the recording ended early: {error.strerror} ({self._part})"
+        self.problems.append(text)
+        # Not from here: a terminal may block for as long as it likes.
+        threading.Thread(target=_tell, args=(text,), daemon=True).start()
         with contextlib.suppress(OSError):
             if self._stream is not None:
                 self._stream.close()
         self._stream = None
+
+
+def _tell(text: str) -> None:
+    """The operator learns at once that what follows is not kept."""
+    print(f"asap-deploy: {text}; the run goes on", file=sys.stderr, flush=True)
 
 
 def _copy(ring: Ring, file: RecordingFile) -> None:

@@ -165,12 +165,13 @@ class CommandFilter:
         self.limits = limits
         self._wanted: Optional[np.ndarray] = None
         self._gains = (np.zeros(0), np.zeros(0))
+        self._bounds: Optional[Tuple[np.ndarray, ...]] = None
         self._before: Optional[np.ndarray] = None
         self._written: Optional[np.ndarray] = None
 
     def forget(self) -> None:
         """Start anew at the pose that is measured next; after damping, targets have no past."""
-        self._wanted = self._before = self._written = None
+        self._wanted = self._before = self._written = self._bounds = None
 
     def accept(self, target: np.ndarray, stiffness: np.ndarray, damping: np.ndarray) -> None:
         """A new target, once a control tick.
@@ -199,7 +200,7 @@ class CommandFilter:
         self._wanted = arrays[0]
         self._gains = (np.clip(arrays[1], 0.0, self.limits.stiffness_limit),
                        np.clip(arrays[2], 0.0, self.limits.damping_limit))  # fmt: skip
-        self._before = self._written
+        self._before, self._bounds = self._written, None
 
     def command(self, state: RobotState) -> Tuple[RobotCommand, bool]:
         """The command for the state that is now; the first target must have been accepted.
@@ -219,17 +220,13 @@ class CommandFilter:
         limits, pos, vel = self.limits, state.joint_pos, state.joint_vel
         if not (np.isfinite(pos).all() and np.isfinite(vel).all()):
             raise Refusal("the measured joints hold numbers that are not finite")
-        if self._before is None:
-            self._before = np.clip(pos, limits.joint_pos_lower, limits.joint_pos_upper)
-        low = np.maximum(limits.joint_pos_lower, self._before - limits.step_limit)
-        high = np.minimum(limits.joint_pos_upper, self._before + limits.step_limit)
+        if self._bounds is None:
+            self._bounds = self._bounds_of(self._wanted, pos)
+        low, high, inside, soft, reach = self._bounds
         stiffness, damping = self._gains
-        soft = np.maximum(stiffness, 1e-9)
-        reach = np.minimum(limits.torque_limit / soft, 1e6)
         centre = pos + np.minimum(np.maximum(damping * vel / soft, -1e6), 1e6)
         # Not np.clip: its checks take longer than the work, and this runs 500 times a second.
-        target = np.minimum(np.maximum(self._wanted, low), high)
-        target = np.minimum(np.maximum(target, centre - reach), centre + reach)
+        target = np.minimum(np.maximum(inside, centre - reach), centre + reach)
         target = np.minimum(np.maximum(target, low), high)
         torque = stiffness * (target - pos) - damping * vel
         scale = np.minimum(1.0, limits.torque_limit / np.maximum(np.abs(torque), 1e-9))
@@ -238,6 +235,17 @@ class CommandFilter:
         zero = np.zeros(len(target))
         return RobotCommand(target, zero, scale * stiffness, scale * damping, zero,
                             state.mode_machine), limited  # fmt: skip
+
+    def _bounds_of(self, wanted: np.ndarray, pos: np.ndarray) -> Tuple[np.ndarray, ...]:
+        """What stays the same until the next target: its bounds, itself inside them, the reach."""
+        limits = self.limits
+        if self._before is None:
+            self._before = np.clip(pos, limits.joint_pos_lower, limits.joint_pos_upper)
+        low = np.maximum(limits.joint_pos_lower, self._before - limits.step_limit)
+        high = np.minimum(limits.joint_pos_upper, self._before + limits.step_limit)
+        soft = np.maximum(self._gains[0], 1e-9)
+        reach = np.minimum(limits.torque_limit / soft, 1e6)
+        return low, high, np.minimum(np.maximum(wanted, low), high), soft, reach
 
 
 def damping_command(limits: SafetyLimits, state: RobotState) -> RobotCommand:

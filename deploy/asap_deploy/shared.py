@@ -72,14 +72,20 @@ class Mailbox:
         _write(self._view, self._stride * (self._number % 2), self._number, 0, message)
         return self._number
 
+    @property
+    def newest(self) -> int:
+        """Number of the newest message, whole or not; 0 before the first. Far cheaper to ask."""
+        numbers = (_NUMBER.unpack_from(self._view, start)[0] for start in (0, self._stride))
+        return int(max(numbers))
+
     def latest(self) -> Optional[Tuple[int, bytes]]:
         """Number and content of the newest whole message; None before the first."""
-        found = None
-        for place in (0, 1):
-            entry = _read(self._view, self._stride * place, self._payload)
-            if entry is not None and (found is None or entry.number > found[0]):
-                found = (entry.number, entry.data)
-        return found
+        newest = self.newest
+        for number in (newest, newest - 1):  # the other place, where the newest one is torn
+            entry = _read(self._view, self._stride * (number % 2), self._payload)
+            if entry is not None:
+                return entry.number, entry.data
+        return None
 
 
 class Entry(NamedTuple):

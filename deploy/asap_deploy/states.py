@@ -3,9 +3,10 @@
     passive --arm--> damp --stand--> stand --> ready --go--> track --> hold --go--> track ...
     any --damp--> damp, and a fault of the supervisor ends in damp for good
 
-A clip that is over leads to hold: the same policy, or another one made for it, stands with its time
-stopped. So nothing ever runs past its end, and a biped is not left to a stiff pose, in which it
-falls within a second.
+A clip that is over leads to hold. Nothing ever runs past its end, and a biped is not left to a
+stiff pose, in which it falls within a second: a policy made for standing takes over for as long as
+the operator likes. Without one, the clip's own policy goes on with its time stopped, for which it
+was never trained: its feet creep until it falls. So that is for seconds, and ends in damp.
 
     machine = StateMachine(players, limits)
     decision = machine.step(time_s, state, orders, fault=None)
@@ -30,6 +31,12 @@ STAND_SPEED = 0.6
 
 STAND_S = 1.5
 """Shortest time in which the robot is brought into the first pose [s]."""
+
+HOLD_S = 10.0
+"""A clip's own policy holds its last frame for no longer [s]: `squat` falls after 20 to 170 s."""
+
+HOLD_WARNING_S = 5.0
+"""The operator is told so long before [s]."""
 
 NEAR_RAD = 0.35
 """A clip begins only where every joint is this near to its first frame [rad]."""
@@ -104,7 +111,7 @@ class StateMachine:
 
         Args:
             players: Clips in order.
-            between: Stands after each of them; None has each stand by itself.
+            between: Stands after each of them; None has each hold by itself for ``HOLD_S``.
         """
         self.players, self.between = list(players), between
         self.mode, self.current = "passive", 0
@@ -114,11 +121,18 @@ class StateMachine:
         self._since_s = 0.0
         self._from: Optional[np.ndarray] = None
         self._stand_s = STAND_S
+        self._warned = False
+        self._holder = self.player
 
     @property
     def player(self) -> Player:
         """The clip that is played, or that is next."""
         return self.players[self.current]
+
+    @property
+    def acting(self) -> Player:
+        """The policy that drives, or would: the clip's, or the one that stands after it."""
+        return self._holder if self.mode == "hold" else self.player
 
     def step(self, time_s: float, state: RobotState, orders: Sequence[str],
              fault: Optional[str] = None) -> Decision:  # fmt: skip
@@ -137,11 +151,29 @@ class StateMachine:
         if self.mode == "stand" and time_s - self._since_s >= self._stand_s - 1e-9:
             self._enter("ready", time_s, f"ready for '{self.player.name}': g goes")
         if self.mode == "track" and time_s - self._since_s >= self.player.duration_s - 5e-7:
-            name = self.player.name
-            self._enter("hold", time_s, f"'{name}' is over: holding")
-            if self.between is not None:
-                self.between.runtime.reset()
+            self._hold(time_s)
+        if self.mode == "hold" and self.between is None:
+            self._end_hold(time_s)
         return self._decide(time_s, state)
+
+    def _hold(self, time_s: float) -> None:
+        over = f"'{self.player.name}' is over"
+        self._holder = self.between or self.player  # whatever clip is chosen meanwhile
+        if self.between is None:
+            self._warned = False
+            self._enter("hold", time_s, f"{over}: holding for {HOLD_S:.0f} s, then damping")
+        else:
+            self.between.runtime.reset()
+            self._enter("hold", time_s, f"{over}: '{self.between.name}' stands")
+
+    def _end_hold(self, time_s: float) -> None:
+        """Before the robot falls by itself, and not without a warning."""
+        left_s = HOLD_S - (time_s - self._since_s)
+        if left_s <= 1e-9:
+            self._enter("damp", time_s, f"held for {HOLD_S:.0f} s: damping")
+        elif left_s <= HOLD_WARNING_S and not self._warned:
+            self._warned = True
+            self.said.append(f"damping in {HOLD_WARNING_S:.0f} s: hold the robot (g goes on)")
 
     def _obey(self, order: str, time_s: float, state: RobotState) -> None:
         if order == "quit":
@@ -186,7 +218,7 @@ class StateMachine:
         self.said.append(text)
 
     def _decide(self, time_s: float, state: RobotState) -> Decision:
-        since_s, player = time_s - self._since_s, self.player
+        since_s, player = time_s - self._since_s, self.acting
         if self.mode == "passive":
             return Decision(requests.PASSIVE, self.mode)
         if self.mode in ("damp", "fault"):
@@ -199,9 +231,7 @@ class StateMachine:
         clip_time_s = since_s
         if self.mode == "hold":
             # Time stands still: at the end of the clip, or at the beginning of the one between.
-            clip_time_s = player.duration_s
-            if self.between is not None:
-                player, clip_time_s = self.between, 0.0
+            clip_time_s = player.duration_s if self.between is None else 0.0
         step = player.step(state, clip_time_s)
         if step.refused[0]:
             text = f"'{player.name}' refuses what was measured or what its network said"

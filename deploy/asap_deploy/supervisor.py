@@ -41,7 +41,7 @@ END_S = 0.3
 SILENT_S = 600.0
 """A supervisor whose policy is dead leaves when the robot has been silent for so long [s]."""
 
-_STATUS_EVERY_S = 0.02
+_STATUS_EVERY_S, _BRIEF_EVERY_S = 0.02, 1.0
 
 
 class SupervisorCore:
@@ -177,12 +177,16 @@ class SupervisorLoop:
             policy_fd: Read end of a pipe whose other end only the policy process holds.
         """
         self.core, self.link, self.memory, self._policy_fd = core, link, memory, policy_fd
+        self._ended = select.poll()
+        self._ended.register(policy_fd, select.POLLIN)
         self.told_s: Optional[float] = None
         """When we were told to end; None while we were not."""
         self._alive, self._announced = True, False
         self._written_s = self._status_s = self._stepped_s = -np.inf
         self.interval = Histogram("write interval", 1e-5, 1.0)
         self.reply = Histogram("state to command", 1e-5, 1.0)
+        self._briefs: Dict[str, Any] = {}
+        self._brief_s = -np.inf
 
     def run(self) -> None:
         """Write until told."""
@@ -220,7 +224,7 @@ class SupervisorLoop:
 
     def _policy(self) -> bool:
         """The pipe ends when the process does, however it died."""
-        if self._alive and select.select([self._policy_fd], [], [], 0)[0]:
+        if self._alive and self._ended.poll(0):
             self._alive = bool(os.read(self._policy_fd, 64))
             if not self._alive and self.core.writing and not self.core.ended:
                 # Not from here: a terminal may block for as long as it likes.
@@ -267,12 +271,14 @@ class SupervisorLoop:
     def _post_status(self, now_s: float) -> None:
         core, fault = self.core, self.core.fault
         self._status_s = now_s
+        if core.ended or now_s - self._brief_s >= _BRIEF_EVERY_S:
+            self._brief_s = now_s
+            self._briefs = {"interval": self.interval.brief(), "reply": self.reply.brief()}
         self.memory.post_status({
             "time_s": now_s, "pid": os.getpid(), "writing": core.writing, "damped": core.damped,
             "fault": None if fault is None else [fault.guard, fault.text, fault.time_s],
             "accepted": core.accepted, "bad_checksums": core.watch.bad_checksums,
-            "not_newer": core.watch.not_newer, "ended": core.ended,
-            "interval": self.interval.brief(), "reply": self.reply.brief(),
+            "not_newer": core.watch.not_newer, "ended": core.ended, **self._briefs,
         })  # fmt: skip
 
 

@@ -79,7 +79,8 @@ def encode(rows: np.ndarray) -> bytes:
     Args:
         rows: One message, of type ``LOW_CMD`` or ``LOW_STATE``.
     """
-    return to_wire(sealed(np.atleast_1d(rows))).tobytes()
+    rows = np.atleast_1d(rows)
+    return _wire_of(_sealed(rows), rows.dtype).tobytes()
 
 
 def decode(data: bytes, dtype: np.dtype) -> Tuple[np.ndarray, bool]:
@@ -97,8 +98,9 @@ def decode(data: bytes, dtype: np.dtype) -> Tuple[np.ndarray, bool]:
     """
     if len(data) != wire_size(dtype) or data[:_HEAD] != CDR_HEADER:
         raise ValueError(f"{len(data)} bytes are no message of {wire_size(dtype)}")
-    rows = from_wire(np.frombuffer(data, np.uint8)[None], dtype)
-    return rows[0], bool(rows["crc"][0] == checksums(rows)[0])
+    raw = _from_wire(np.frombuffer(data, np.uint8)[None], dtype)
+    row = raw.view(dtype)[0, 0]
+    return row, bool(row["crc"] == _checksums(raw)[0])
 
 
 def wire_size(dtype: np.dtype) -> int:
@@ -116,9 +118,13 @@ def to_wire(rows: np.ndarray) -> np.ndarray:
     Returns:
         (n, bytes) uint8.
     """
-    before, start = _MOTOR_AT[rows.dtype]
-    raw = _bytes_of(rows)
-    wire = np.zeros((len(raw), wire_size(rows.dtype)), np.uint8)
+    return _wire_of(_bytes_of(rows), rows.dtype)
+
+
+def _wire_of(raw: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The same from bytes of the C layout (n, bytes) whose padding is zero."""
+    before, start = _MOTOR_AT[dtype]
+    wire = np.zeros((len(raw), wire_size(dtype)), np.uint8)
     wire[:, :_HEAD] = np.frombuffer(CDR_HEADER, np.uint8)
     wire[:, _HEAD : _HEAD + before] = raw[:, :before]
     wire[:, _HEAD + before] = raw[:, start]
@@ -136,21 +142,31 @@ def from_wire(wire: np.ndarray, dtype: np.dtype) -> np.ndarray:
     Returns:
         (n,) messages.
     """
+    return _from_wire(wire, dtype).view(dtype)[:, 0]
+
+
+def _from_wire(wire: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The same as bytes of the C layout (n, bytes), its padding zero."""
     before, start = _MOTOR_AT[dtype]
     raw = np.zeros((len(wire), dtype.itemsize), np.uint8)
     raw[:, :before] = wire[:, _HEAD : _HEAD + before]
     raw[:, start] = wire[:, _HEAD + before]
     raw[:, start + 4 :] = wire[:, _HEAD + before + 2 :]
     raw &= _MASK[dtype]
-    return raw.view(dtype)[:, 0]
+    return raw
 
 
 def sealed(rows: np.ndarray) -> np.ndarray:
     """The same messages (n,) with the checksums that they should have."""
+    return _sealed(rows).view(rows.dtype)[:, 0]
+
+
+def _sealed(rows: np.ndarray) -> np.ndarray:
+    """The same as bytes (n, bytes); both messages end with their checksum."""
     # Not rows.copy(): numpy leaves what was in the memory before between the fields.
-    found = _bytes_of(rows).view(rows.dtype)[:, 0]
-    found["crc"] = checksums(rows)
-    return found
+    raw = _bytes_of(rows)
+    raw[:, -4:] = _checksums(raw).astype("<u4")[:, None].view(np.uint8)
+    return raw
 
 
 def checksums(rows: np.ndarray) -> np.ndarray:
@@ -167,9 +183,14 @@ def checksums(rows: np.ndarray) -> np.ndarray:
     Returns:
         (n,) uint32.
     """
-    raw = _bytes_of(rows)[:, :-4].reshape(len(rows), -1, 4)[:, :, ::-1]
-    data, size = raw.tobytes().translate(_REVERSED), rows.dtype.itemsize - 4
-    found = [zlib.crc32(data[k * size : (k + 1) * size]) ^ 0xFFFFFFFF for k in range(len(rows))]
+    return _checksums(_bytes_of(rows))
+
+
+def _checksums(raw: np.ndarray) -> np.ndarray:
+    """The same from bytes of the C layout (n, bytes) whose padding is zero."""
+    words = raw[:, :-4].reshape(len(raw), -1, 4)[:, :, ::-1]
+    data, size = words.tobytes().translate(_REVERSED), raw.shape[1] - 4
+    found = [zlib.crc32(data[k * size : (k + 1) * size]) ^ 0xFFFFFFFF for k in range(len(raw))]
     turned = np.array(found, "<u4").tobytes().translate(_REVERSED)
     return np.frombuffer(turned, ">u4").astype(np.uint32)
 

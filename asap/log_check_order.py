@@ -31,6 +31,10 @@ _NOISE = 0.04
 _MOST_REPAIRS = 4
 
 
+class _Worths(dict[tuple[Change, tuple[str, ...]], Worth]):
+    """Of changes, each made in some channels."""
+
+
 class _Found(NamedTuple):
     """A change that explains a log, and where it belongs."""
 
@@ -70,7 +74,7 @@ def _change(view: View, ahead: Ahead | None, mended: set[int]) -> _Found | None:
     slope = _velocity_change(view)
     if ahead is None:
         return None if slope is None else _Found(slope, (), 0.0, None)
-    trials, worths = Trials(view, ahead), dict[tuple[Change, tuple[str, ...]], Worth]()
+    trials, worths = Trials(view, ahead), _Worths()
     if slope is not None:
         for channels in CHANNELS:
             if _velocity_change(view.with_log(slope.made(view.log, channels))) != slope:
@@ -79,17 +83,29 @@ def _change(view: View, ahead: Ahead | None, mended: set[int]) -> _Found | None:
     for change in trials.likely(mended):
         for channels in CHANNELS[:2]:
             worths[change, channels] = trials.worth(change, channels)
-    best = max(worths, key=lambda one: worths[one].lead, default=None)
+    best = _best_of(worths)
     if best is None or not worths[best].believed:
         return None
+    # What helps may be half of the truth: either joint with every other one, before it is called.
+    for change in trials.rivals(best[0], mended):
+        worths[change, best[1]] = trials.worth(change, best[1])
+    change, _ = _best_of(worths) or best
     # Of a joint at rest one channel alone may be wrong, and speeds do not say so.
-    for channels in CHANNELS[2:]:
-        if _velocity_change(view.with_log(best[0].made(view.log, channels))) is None:
-            worths[best[0], channels] = trials.worth(best[0], channels)
+    for channels in CHANNELS:
+        if (change, channels) not in worths and (
+            channels in CHANNELS[:2]
+            or _velocity_change(view.with_log(change.made(view.log, channels))) is None
+        ):
+            worths[change, channels] = trials.worth(change, channels)
     return _settled(worths)
 
 
-def _settled(worths: dict[tuple[Change, tuple[str, ...]], Worth]) -> _Found:
+def _best_of(worths: _Worths) -> tuple[Change, tuple[str, ...]] | None:
+    """What leads most, if anything was tried."""
+    return max(worths, key=lambda one: worths[one].lead, default=None)
+
+
+def _settled(worths: _Worths) -> _Found:
     """The best explanation, if none of the others comes near."""
     ranked = sorted(worths, key=lambda one: -worths[one].lead)
     change, channels = ranked[0]

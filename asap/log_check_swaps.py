@@ -138,6 +138,13 @@ class Trials:
         found += [Change(*sorted(pair)) for pair in itertools.combinations(odd, 2)]
         return [one for one in dict.fromkeys(found) if not without.intersection(one.columns)]
 
+    def rivals(self, change: Change, without: set[int]) -> list[Change]:
+        """Every exchange of the joints of a change with others, and each turned round."""
+        columns = [c for c in self._ahead.columns.tolist() if c not in without]
+        pairs = [Change(*sorted((mine, other))) for mine in change.columns for other in columns
+                 if mine != other]  # fmt: skip
+        return list(dict.fromkeys(pairs + [Change(mine) for mine in change.columns]))
+
 
 def first_order(ahead: Ahead) -> tuple[np.ndarray, np.ndarray]:
     """By how much errors fall with two targets exchanged, or one turned round (mean logarithm).

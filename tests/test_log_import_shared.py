@@ -121,9 +121,9 @@ def test_so101(shared_data, run, lag):
     assert np.abs(log.joint_pos).max() < np.pi
     # No description of this robot is here: what needs none is checked all the same.
     checked = check_log(log)
-    assert (
-        checked.verdict in ("PASS", "WARNING") and "no robot was given" in checked.findings[0].text
-    )
+    assert "no robot was given" in checked.findings[0].text
+    # Its gears rub: what seems to come before the command is no row that slipped.
+    assert {finding.name for finding in checked.problems} <= {"delay", "standing_still"}
 
 
 def test_g1_closed_loop(shared_data):

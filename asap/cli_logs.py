@@ -22,6 +22,8 @@ from asap.visualize import write_recording
 from asap_deploy.errors import InputError
 from asap_deploy.npz import write_file
 
+_NO_ROBOT = "none"
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Logs(Common):
@@ -45,7 +47,8 @@ class _Logs(Common):
 class LogsCheck(_Logs):
     """Look for hidden defects: rate, gaps, delay, swapped or flipped joints, quaternions, ...
 
-    Exit status 1 if a log is refused. What can be repaired without a doubt is, on a copy.
+    Exit status 1 if a log is refused. What can be repaired without a doubt is, on a copy. With
+    --robot none nothing is simulated: for logs of a robot of which there is no description.
     """
 
     rate_hz: float | None = None
@@ -55,7 +58,7 @@ class LogsCheck(_Logs):
 
     def run(self, progress: Progress) -> Outcome:
         """Check."""
-        robot = Robot.load(self.robot)
+        robot = None if self.robot == _NO_ROBOT else Robot.load(self.robot)
         if self.repaired is not None and len(self.logs) != 1:
             raise InputError("--repaired takes one log")
         shown: list[RenderableType] = []

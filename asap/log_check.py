@@ -15,10 +15,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from asap.log_check_action import action_convention
 from asap.log_check_base import base_origin, fallen, gyro, quaternion_order, yaw_drift
 from asap.log_check_delay import frame_offset
 from asap.log_check_joint_delay import delay
-from asap.log_check_order import action_convention, joint_order
+from asap.log_check_order import joint_order
 from asap.log_check_step import joint_columns
 from asap.log_check_view import VERDICTS, Finding, Outcome, Verdict, View
 from asap.log_signals import (

@@ -59,6 +59,12 @@ def delay_without_robot(view: View) -> Outcome:
     if measured is None:
         text = "targets hardly change: the delay cannot be measured; record a livelier motion"
         return Outcome([view.finding("delay", "WARNING", text)])
+    if measured.rows <= _GRID[0]:
+        text = (
+            "joints do not follow their targets as motors do that pull at once (friction, backlash "
+            "or targets that rise evenly): the delay cannot be measured; record a livelier motion"
+        )
+        return Outcome([view.finding("delay", "WARNING", text)])
     # No response comes before its command: a value below zero is the error of measuring.
     value, low, high = (max(0.0, rows) * view.step_s for rows in measured)
     told = (
@@ -92,6 +98,8 @@ def frame_offset(view: View) -> Outcome:
     if early_response and (late or slipped > 0):
         rows = max(1, int(np.ceil(-measured.rows - 0.3)))
         return _undone(view, rows, f"joints respond {-measured.rows:.1f} rows before their target")
+    if measured.rows <= _GRID[0] and not slipped:  # the earliest that is tried: none fits
+        return Outcome([])
     # Light joints, and heavy rotors, seem to respond before their command: that alone is no offset.
     if early_response and measured.rows < -0.7:
         text = (

@@ -19,6 +19,7 @@ from asap.log_check_delay import measure_delay
 from asap.log_check_view import View
 from asap.robot import Robot
 from asap.sim import CpuSimulation
+from asap_deploy.log import Log
 
 SINKS_M = (0.0, 0.0005, 0.001, 0.002)
 """How deep soles may stand in a soft floor; the depth that predicts best is taken [m]."""
@@ -56,6 +57,8 @@ class Ahead(NamedTuple):
     """(W, J, J): change of velocity k for a change of target l [1/s]"""
     sink_m: float
     """How deep soles stand in the floor in these predictions [m]"""
+    late_rows: float
+    """By which targets were taken to act later than they stand in the log"""
 
     def error(self, target: np.ndarray) -> np.ndarray:
         """Measured minus predicted velocities (W, J) [rad/s] for other targets (W, J) [rad]."""
@@ -164,7 +167,8 @@ def _look_ahead(
         return None
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]
     late = measure_delay(view, resamples=0) if "joint_pos_target" in fields else None
-    delayed = delayed_target(target, rows, 0.0 if late is None else late.rows)[:, columns]
+    late_rows = 0.0 if late is None else late.rows
+    delayed = delayed_target(target, rows, late_rows)[:, columns]
     sim = CpuSimulation(robot, len(columns) + 1, threads=1)
     qpos, qvel = _states(view, robot, columns, rows, quat)
     vel = view.joint_vel[rows + 1][:, columns]
@@ -179,7 +183,33 @@ def _look_ahead(
     if good.sum() < 20:
         return None
     return Ahead(columns, rows[good], vel[good], tries[best][good], delayed[good], effect[good],
-                 sinks_m[best])  # fmt: skip
+                 sinks_m[best], late_rows)  # fmt: skip
+
+
+class Again:
+    """The same rows one step ahead, for logs whose channels stand in other places.
+
+    error = Again(view, ahead).error(log)        # (W, J) [rad/s]
+    """
+
+    def __init__(self, view: View, ahead: Ahead) -> None:
+        """Make the simulation, once for all logs."""
+        self._view, self._ahead = view, ahead
+        self._robot = _robot_of(view, ahead.columns)
+        self._sim = CpuSimulation(self._robot, len(ahead.rows), threads=1)
+
+    def error(self, log: Log) -> np.ndarray:
+        """Measured minus predicted velocities (W, J); nan where the simulation failed [rad/s]."""
+        view, rows, columns = self._view.with_log(log), self._ahead.rows, self._ahead.columns
+        quat = log.fields.get("base_quat_wxyz", log.fields.get("imu_quat_wxyz"))
+        assert quat is not None, "there was none to look ahead from"
+        qpos, qvel = _states(view, self._robot, columns, rows, quat)
+        qpos[:, 2] -= self._ahead.sink_m
+        target = log.fields["joint_pos_target"]
+        delayed = delayed_target(target, rows, self._ahead.late_rows)[:, columns]
+        missed: np.ndarray = view.joint_vel[rows + 1][:, columns] - _step(
+            self._sim, qpos, qvel, delayed)  # fmt: skip
+        return missed
 
 
 def _robot_of(view: View, columns: np.ndarray) -> Robot:

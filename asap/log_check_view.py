@@ -51,6 +51,8 @@ class Finding:
     high: float | None = None
     by_joint: Mapping[str, Estimate] = field(default_factory=dict)
     """The same for each joint of which it is known."""
+    untested: tuple[tuple[str, ...], ...] = ()
+    """Joints, or pairs of joints, of which this log does not tell: they hardly move in it."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; what was not measured is left out."""
@@ -61,6 +63,8 @@ class Finding:
             more["joints"] = list(self.joints)
         if self.by_joint:
             more["by_joint"] = {name: one._asdict() for name, one in self.by_joint.items()}
+        if self.untested:
+            more["untested"] = [list(names) for names in self.untested]
         return found | more
 
 

@@ -125,10 +125,17 @@ def _fitted(log: Log, robot: Robot, path: Path) -> tuple[Log, tuple[str, ...]]:
     """The log with its joints in the robot's order."""
     unknown = [name for name in log.joint_names if name not in robot.joint_names]
     if unknown:
-        hint = suggestion(unknown[0], robot.joint_names)
+        odd, told = unknown[0][:60], f"{len(unknown)} joints of the log are not in robot"
+        if log.robot and _base(log.robot) != _base(robot.name):
+            raise InputError(
+                f"{told} '{robot.name}', the first is '{odd}': the log is of robot "
+                f"'{log.robot[:60]}'; give --robot the folder of its robot.toml and MJCF. Without "
+                "one it can be checked (asap logs check --robot none), not replayed",
+                file=path,
+            )
         raise InputError(
-            f"{len(unknown)} joints of the log are not in robot '{robot.name}', the first is "
-            f"'{unknown[0][:60]}'{hint}; rename = {{...}} in the column map translates names",
+            f"{told} '{robot.name}', the first is '{odd}'{suggestion(odd, robot.joint_names)}; "
+            "rename = {...} in the column map translates names",
             file=path,
         )
     notes: tuple[str, ...] = ()

@@ -51,7 +51,7 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.twin_robot",
     "asap.twin_server",
     "asap.twin_dds",
-    "asap.log_check_joint_delay",
+    "asap.log_check_joint_delay asap.log_check_action asap.log_check_swaps",
     "asap.motion_check asap.variation asap.log_check_base asap.log_check_order asap.log_signals "
     "asap.export asap.evaluate asap.bench asap.whole_body",
     "asap.inputs asap.randomize asap.walk asap.log_check asap.balance asap.bench_integrators "

@@ -24,7 +24,9 @@ from asap.cli_bench_logs import BenchLogs
 from asap.planted import PLANTS
 from asap_deploy.errors import InputError
 
-GOOD = ClassResult(tried=20, found=20, named=19, beside=0, missed=("worn walk: nothing",))
+GOOD = ClassResult(
+    tried=20, found=20, named=19, untestable=0, beside=0, missed=("worn walk: nothing",)
+)
 SOUND = Sound("g1", "", "wave", 3)
 
 
@@ -64,6 +66,11 @@ def test_bars_are_ninety_five_and_two_of_a_hundred() -> None:
     assert found.shortcomings == [] and found.alarms_by_check == {"stuck": 2}
     worse = replace(found, classes={"rate": replace(GOOD, named=18)}, sound_logs=99)
     assert worse.shortcomings == ["rate: 18 of 20 named", "2 alarms in 99 sound logs"]
+    # Eighteen of the nineteen that the log tells of are less than 95 of a hundred, of eighteen not.
+    silent = [replace(GOOD, named=18, untestable=count) for count in (1, 2)]
+    short = [LogSweep(classes={"rate": one}, sound_logs=0, alarms=()).shortcomings
+             for one in silent]  # fmt: skip
+    assert short == [["rate: 18 of 19 named"], []]
 
 
 def test_a_sweep_counts_and_the_command_shows_it(tmp_path: Path) -> None:
@@ -73,10 +80,10 @@ def test_a_sweep_counts_and_the_command_shows_it(tmp_path: Path) -> None:
     assert outcome.status == 0 and told == [1.0]
     result = json.loads(json.dumps(outcome.result))
     assert result["classes"]["rate"] == {
-        "tried": 1, "found": 1, "named": 1, "beside": 0, "missed": []
+        "tried": 1, "found": 1, "named": 1, "untestable": 0, "beside": 0, "missed": []
     }  # fmt: skip
     assert result["sound_logs"] == 0  # nobody asked for alarms
-    assert "kept: 95% of each class named" in str(outcome.shown[-1])
+    assert "kept: 95% of what is testable named" in str(outcome.shown[-1])
 
 
 def test_an_unknown_class_is_refused_with_a_suggestion() -> None:

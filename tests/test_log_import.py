@@ -29,6 +29,7 @@ from log_files import (
 from test_log import full_log
 
 from asap import log_columns
+from asap.cli_logs import LogsCheck
 from asap.log_columns import read_columns
 from asap.log_import import open_log
 from asap.motion_formats import G1_JOINTS, G1_JOINTS_23
@@ -420,3 +421,19 @@ def test_a_foreign_log_is_saved_and_read_as_one_of_ours(tmp_path):
     log.save(tmp_path / "ours.npz")
     again = open_log(tmp_path / "ours.npz").log
     assert set(again.fields) == set(log.fields) and dataclasses.replace(again).robot == "g1"
+
+
+def test_a_log_of_another_robot_says_whose_it_is_and_what_can_be_done_with_it(tmp_path):
+    path = tmp_path / "a.npz"
+    foreign = dataclasses.replace(
+        full_log(), robot="so101", joint_names=tuple(f"servo_{k}" for k in range(3))
+    )
+    foreign.save(path)
+    with pytest.raises(InputError) as caught:
+        open_log(path, robot=Robot.load("g1"))
+    text = str(caught.value)
+    assert "3 joints of the log are not in robot 'g1', the first is 'servo_0'" in text
+    assert "the log is of robot 'so101'; give --robot the folder" in text
+    assert "asap logs check --robot none" in text
+    (checked,) = LogsCheck(logs=(path,), robot="none").run(lambda fraction: None).result["logs"]
+    assert checked["name"] == "a" and checked["rate_hz"] == pytest.approx(50.0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from log_files import MAPS
 
+from asap.log_check import check_log
 from asap.log_import import OpenedLog, open_log
 from asap_deploy.log import Log
 from asap_deploy.rotation import conjugate, multiply, projected_gravity, to_rotvec
@@ -118,6 +119,11 @@ def test_so101(shared_data, run, lag):
     assert follows(log) > 0.95 and follows(log, lag) > 0.98
     assert correlation(slopes(log), log.fields["joint_vel"]) > 0.85
     assert np.abs(log.joint_pos).max() < np.pi
+    # No description of this robot is here: what needs none is checked all the same.
+    checked = check_log(log)
+    assert "no robot was given" in checked.findings[0].text
+    # Its gears rub: what seems to come before the command is no row that slipped.
+    assert {finding.name for finding in checked.problems} <= {"delay", "standing_still"}
 
 
 def test_g1_closed_loop(shared_data):

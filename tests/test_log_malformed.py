@@ -227,8 +227,22 @@ def map_cases() -> dict[str, tuple[str, bytes, str | None]]:
 def container_cases() -> dict[str, tuple[str, bytes, str | None]]:
     """Formats whose readers are extras: cut, overwritten, or with other content."""
     cases: dict[str, tuple[str, bytes, str | None]] = {}
-    wrong = files.array_content() | {"q": np.zeros((40, 2))}
+    sound = files.array_content()
+    wrong = sound | {"q": np.zeros((40, 2))}
+    spoiled = {
+        f"{key} {what}": sound | {key: value}
+        for key in ("t", "q")
+        for what, value in (
+            ("nan", np.full(sound[key].shape, np.nan)),
+            ("huge", np.full(sound[key].shape, 1e300)),
+            ("text", np.full(sound[key].shape, b"x")),
+        )
+    } | {f"{key} absent": {k: v for k, v in sound.items() if k != key} for key in ("t", "q")}
+    spoiled |= {f"clock {what}": sound | {"t": time_s}
+                for what, time_s in spoiled_clocks(sound["t"]).items()}  # fmt: skip
     if HAS["h5py"]:
+        cases |= {f"hdf5: {name}": ("a.h5", files.hdf5_bytes(arrays), files.ARRAY_MAP)
+                  for name, arrays in spoiled.items()}  # fmt: skip
         whole = files.hdf5_bytes()
         cases |= {f"hdf5: first {n}": ("a.h5", whole[:n], files.ARRAY_MAP)
                   for n in (8, 64, 600, len(whole) // 2)}  # fmt: skip
@@ -236,6 +250,9 @@ def container_cases() -> dict[str, tuple[str, bytes, str | None]]:
         cases["hdf5: no map"] = ("a.h5", whole, None)
     if HAS["pyarrow"]:
         whole = files.parquet_bytes()
+        cases |= {f"parquet: {name}": ("a.parquet", files.parquet_bytes(arrays), files.ARRAY_MAP)
+                  for name, arrays in spoiled.items() if "text" not in name}  # fmt: skip
+        cases["parquet: no map"] = ("a.parquet", whole, None)
         cases |= {f"parquet: first {n}": ("a.parquet", whole[:n], files.ARRAY_MAP)
                   for n in (4, 64, len(whole) // 2, len(whole) - 4)}  # fmt: skip
         cases["parquet: width"] = ("a.parquet", files.parquet_bytes(wrong), files.ARRAY_MAP)
@@ -247,7 +264,12 @@ def container_cases() -> dict[str, tuple[str, bytes, str | None]]:
         changed = bytes([number[0] ^ 1]) + number[1:]  # only the check sum tells
         cases["mcap: digit"] = ("a.mcap", whole.replace(number, changed), files.STATE_MAP)
         cases["mcap: field"] = ("a.mcap", odd, files.STATE_MAP)
+        cases["mcap: no map"] = ("a.mcap", whole, None)
         cases["mcap: flipped"] = ("a.mcap", whole.replace(b"knee", b"knie", 7), files.STATE_MAP)
+        header = b"SQLite format 3\0"
+        cases |= {f"sqlite: {name}": ("a.db3", data, files.STATE_MAP)
+                  for name, data in (("empty", b""), ("first bytes", header[:9]),
+                                     ("noise", header + bytes(range(256)) * 16))}  # fmt: skip
         cases["sqlite: header alone"] = ("a.db3", b"SQLite format 3\0" + bytes(84), files.STATE_MAP)
     return cases
 

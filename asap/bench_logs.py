@@ -23,7 +23,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from asap.inputs import case_of, open_motion, open_policy, shipped_policies
+from asap.inputs import (
+    case_of,
+    open_motion,
+    open_policy,
+    shipped_motions,
+    shipped_policies,
+)
 from asap.log_check import LogCheck, check_log
 from asap.planted import NEED_BASE, NOISE, PLANTS, Planted, edited, without_base
 from asap.record import RecordConfig, record
@@ -266,7 +272,8 @@ def sound_logs(config: SweepConfig) -> Iterator[Sound]:
         InputError: If no policy ships for the robot.
     """
     robot = Robot.load(config.robot)
-    motions = list(shipped_policies(robot))
+    # Not the policy that only stands: it has no clip, and moves nothing that could be checked.
+    motions = [name for name in shipped_policies(robot) if name in shipped_motions(robot)]
     if not motions:
         raise InputError(f"no policy ships for robot '{robot.name}': nothing can be recorded")
     for twin in ("", *(config.twins or _installed_twins(robot))):

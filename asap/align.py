@@ -275,10 +275,10 @@ class _Run:
             self.config.train, seed=self.config.seed, threads=self.config.threads
         )
         places = arms(self.robot, correction, config.env,
-                      controls=controls and self.config.controls, truth=self.truth)  # fmt: skip
-        wanted = (CORRECTED, *(self.config.arms or CONTROLS))
+                      controls=controls and self.config.controls, truth=self.truth,
+                      only=self.config.arms or CONTROLS)  # fmt: skip
         trained, told = {}, {}
-        for arm in (place for place in places if place.name in wanted):
+        for arm in places:
             ours = arm.name == CORRECTED
             # Controls begin at the beginning, and get the budget of all rounds.
             longer = dataclasses.replace(config, steps=config.steps * self.config.rounds)

@@ -52,7 +52,15 @@ from asap.align_words import (
     told,
 )  # fmt: skip
 from asap.evaluate import FALL_MM
-from asap.finetune import CORRECTED, ORACLE, UNTOUCHED
+from asap.finetune import (
+    CORRECTED,
+    IDENTIFIED,
+    NOISY,
+    NOMINAL,
+    ORACLE,
+    RANDOMIZED,
+    UNTOUCHED,
+)
 
 RESULT = "align.json"
 _PICTURES_BYTES = 1_800_000
@@ -72,10 +80,10 @@ _MEASURED = (
 _ARMS = {
     UNTOUCHED: "the start policy, untouched",
     CORRECTED: "the new policy, trained on in the corrected simulator",
-    "nominal": "control: trained on as long in the uncorrected simulator",
-    "noise": "control: trained on as long with random noise on the targets",
-    "randomized": "control: trained on as long with ordinary domain randomisation",
-    "identified": "trained on with the identified parameters alone, without the learned part",
+    NOMINAL: "control: trained on as long in the uncorrected simulator",
+    NOISY: "control: trained on as long with random noise on the targets",
+    RANDOMIZED: "control: trained on as long with ordinary domain randomisation",
+    IDENTIFIED: "trained on with the identified parameters alone, without the learned part",
     ORACLE: "trained on in the truth itself: about the best that can be reached",
 }
 

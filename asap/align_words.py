@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from asap.evaluate import FALL_MM
-from asap.finetune import CORRECTED, NOISY, NOMINAL, RANDOMIZED_ARM, UNTOUCHED
+from asap.finetune import CORRECTED, NOISY, NOMINAL, RANDOMIZED, UNTOUCHED
 from asap.metrics import Interval
 
 MISSING: Literal["not measured"] = "not measured"
-RIVALS = (NOMINAL, NOISY, RANDOMIZED_ARM)
+RIVALS = (NOMINAL, NOISY, RANDOMIZED)
 """Arms: what else could explain a gain."""
 
 JOINT, BODY, SUCCESS, COST = "joint_mae_deg", "global_mpjpe_mm", "success_rate", "cost_mm"

@@ -12,7 +12,7 @@ never contains the correction: a robot has its own physics.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,11 +37,11 @@ UNTOUCHED, CORRECTED = "no adaptation", "corrected"
 """The policy that a run begins with, and the one that is trained on in the corrected simulator."""
 IDENTIFIED, NOISY = "identified", "noise"
 """Trained on with the fitted parameters alone, and with noise as large as the correction."""
-NOMINAL, RANDOMIZED_ARM = "nominal", "randomized"
+NOMINAL, RANDOMIZED = "nominal", "randomized"
 """Trained on in the model itself, and in the model with ordinary randomisation."""
 ORACLE = "oracle"
 """Trained on in the truth itself."""
-CONTROLS = (NOMINAL, NOISY, RANDOMIZED_ARM, IDENTIFIED, ORACLE)
+CONTROLS = (NOMINAL, NOISY, RANDOMIZED, IDENTIFIED, ORACLE)
 """What a gain is compared with."""
 FITTED = (CORRECTED, IDENTIFIED, NOISY)
 """Where a policy is trained on that depends on the fit."""
@@ -69,7 +69,7 @@ FINETUNE = TrainConfig(
 """Steps that become smaller, and a mean over them: from a policy that is good already, the noise of
 a gradient leads nowhere but away."""
 
-RANDOMIZED = RandomizeConfig(
+RANDOMIZATION = RandomizeConfig(
     friction=(0.5, 1.25), link_mass=(0.9, 1.1), added_mass_kg=(-1.0, 2.0),
     com_offset_m=(-0.02, 0.02), stiffness=(0.8, 1.2), damping=(0.8, 1.2), delay_s=(0.0, 0.02),
 )  # fmt: skip
@@ -182,8 +182,9 @@ def finetune(
 
 
 def arms(
-    robot: Robot, correction: Correction, env: EnvConfig, *, controls: bool, truth: Robot | None
-) -> list[Arm]:
+    robot: Robot, correction: Correction, env: EnvConfig, *, controls: bool, truth: Robot | None,
+    only: Collection[str] = CONTROLS,
+) -> list[Arm]:  # fmt: skip
     """The corrected simulator, and what a gain there must be compared with at equal budget.
 
     Args:
@@ -193,6 +194,7 @@ def arms(
         controls: Also the model itself, random noise of the correction's size on the targets,
             ordinary randomisation, and the parameters alone where the correction has learned more.
         truth: The twin that plays the real robot, where there is one: then controls end with it.
+        only: Controls that are wanted.
     """
     found = [_corrected(robot, correction, env)]
     if not controls:
@@ -201,12 +203,14 @@ def arms(
     found += [
         Arm(NOMINAL, robot),
         Arm(NOISY, robot, noisy),
-        Arm(RANDOMIZED_ARM, robot, dataclasses.replace(env, randomize=RANDOMIZED)),
+        Arm(RANDOMIZED, robot, dataclasses.replace(env, randomize=RANDOMIZATION)),
     ]
     if correction.learned is not None and correction.parameters:
         alone = dataclasses.replace(correction, learned=None)
         found.append(Arm(IDENTIFIED, alone.robot(robot)))
-    return found if truth is None else [*found, Arm(ORACLE, truth)]
+    if truth is not None:
+        found.append(Arm(ORACLE, truth))
+    return [found[0], *(arm for arm in found[1:] if arm.name in only)]
 
 
 def _corrected(robot: Robot, correction: Correction, env: EnvConfig) -> Arm:

@@ -35,8 +35,8 @@ _MIN_ROWS = 100
 robot looked like swapped ankles, which its other logs do not."""
 
 
-class _Worths(dict[tuple[Change, tuple[str, ...]], Worth]):
-    """Of changes, each made in some channels."""
+_Worths = dict[tuple[Change, tuple[str, ...]], Worth]
+"""Of changes, each made in some channels."""
 
 
 class _Found(NamedTuple):
@@ -78,7 +78,8 @@ def _change(view: View, ahead: Ahead | None, mended: set[int]) -> _Found | None:
     slope = _velocity_change(view)
     if ahead is None:
         return None if slope is None else _Found(slope, (), 0.0, None)
-    trials, worths = Trials(view, ahead), _Worths()
+    trials = Trials(view, ahead)
+    worths: _Worths = {}
     if slope is not None:
         for channels in CHANNELS:
             if _velocity_change(view.with_log(slope.made(view.log, channels))) != slope:

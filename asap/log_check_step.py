@@ -68,12 +68,18 @@ class Ahead(NamedTuple):
 
 
 def badness(error: np.ndarray) -> float:
-    """One number for errors (W, J): twice the negative log likelihood, each joint with its scale.
+    """Twice the negative log likelihood of errors (W, J), each joint with its scale."""
+    return float(len(error) * log_squares(error).sum())
 
-    The middle four fifths of a joint count, so that steps of the feet do not decide.
+
+def log_squares(error: np.ndarray) -> np.ndarray:
+    """Logarithm of the mean square of errors (W, ...), by joint.
+
+    The smaller four fifths of a joint count, so that steps of the feet do not decide.
     """
     squares = np.sort(error**2, axis=0)[: max(1, int(0.8 * len(error)))]
-    return float(len(error) * np.log(squares.mean(axis=0) + _FLOOR**2).sum())
+    found: np.ndarray = np.log(squares.mean(axis=0) + _FLOOR**2)
+    return found
 
 
 def joint_columns(view: View) -> np.ndarray | None:
@@ -129,13 +135,9 @@ def late_shares(view: View, ahead: Ahead, parts: Sequence[float]) -> np.ndarray:
     Returns:
         Shares (P, J), 1 for a target that is in time.
     """
-    fields = view.log.fields
     robot, joints = _robot_of(view, ahead.columns), len(ahead.columns)
     places = np.unique(np.linspace(0, len(ahead.rows) - 1, _SHARE_ROWS).astype(int))
-    quat = fields.get("base_quat_wxyz", fields.get("imu_quat_wxyz"))
-    assert quat is not None, "there was none to look ahead from"
-    qpos, qvel = _states(view, robot, ahead.columns, ahead.rows[places], quat)
-    qpos[:, 2] -= ahead.sink_m
+    qpos, qvel = _states(view, robot, ahead.columns, ahead.rows[places], sink_m=ahead.sink_m)
     sim = CpuSimulation(robot, joints + 1, threads=1, max_delay_s=robot.control_dt)
     nudges = _NUDGE * np.eye(joints + 1, joints)
     effects = []
@@ -158,9 +160,8 @@ def _look_ahead(
 ) -> Ahead | None:
     """The simulation itself."""
     columns, fields = joint_columns(view), view.log.fields
-    quat = fields.get("base_quat_wxyz", fields.get("imu_quat_wxyz"))
     rows = _under(view, _usual_gains(view), view.rows(before=4, after=2))
-    if columns is None or quat is None or len(rows) < 20:
+    if columns is None or _attitudes(view) is None or len(rows) < 20:
         return None
     robot = _robot_of(view, columns)
     if not robot.has_free_base or not robot.foot_names:
@@ -170,7 +171,7 @@ def _look_ahead(
     late_rows = 0.0 if late is None else late.rows
     delayed = delayed_target(target, rows, late_rows)[:, columns]
     sim = CpuSimulation(robot, len(columns) + 1, threads=1)
-    qpos, qvel = _states(view, robot, columns, rows, quat)
+    qpos, qvel = _states(view, robot, columns, rows)
     vel = view.joint_vel[rows + 1][:, columns]
     down = np.zeros(qpos.shape[1])
     down[2] = 1.0
@@ -201,10 +202,7 @@ class Again:
     def error(self, log: Log) -> np.ndarray:
         """Measured minus predicted velocities (W, J); nan where the simulation failed [rad/s]."""
         view, rows, columns = self._view.with_log(log), self._ahead.rows, self._ahead.columns
-        quat = log.fields.get("base_quat_wxyz", log.fields.get("imu_quat_wxyz"))
-        assert quat is not None, "there was none to look ahead from"
-        qpos, qvel = _states(view, self._robot, columns, rows, quat)
-        qpos[:, 2] -= self._ahead.sink_m
+        qpos, qvel = _states(view, self._robot, columns, rows, sink_m=self._ahead.sink_m)
         target = log.fields["joint_pos_target"]
         delayed = delayed_target(target, rows, self._ahead.late_rows)[:, columns]
         missed: np.ndarray = view.joint_vel[rows + 1][:, columns] - _step(
@@ -250,11 +248,18 @@ def delayed_target(target: np.ndarray, rows: np.ndarray, late: float) -> np.ndar
     return mixed
 
 
+def _attitudes(view: View) -> np.ndarray | None:
+    """Of the base (T, 4), by motion capture or IMU."""
+    fields = view.log.fields
+    return fields.get("base_quat_wxyz", fields.get("imu_quat_wxyz"))
+
+
 def _states(
-    view: View, robot: Robot, columns: np.ndarray, rows: np.ndarray, quat: np.ndarray
+    view: View, robot: Robot, columns: np.ndarray, rows: np.ndarray, *, sink_m: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (W, nq) and velocities (W, nv) of the whole robot, the lower sole on the floor."""
-    fields, pos = view.log.fields, view.log.joint_pos[:, columns]
+    """Positions (W, nq) and velocities (W, nv) of the whole robot, the lower sole in the floor."""
+    fields, pos, quat = view.log.fields, view.log.joint_pos[:, columns], _attitudes(view)
+    assert quat is not None, "there was none to look ahead from"
     spin = fields.get("imu_ang_vel_b", fields.get("base_ang_vel_b"))
     origin = np.zeros((len(rows), 3))
     body_pos, body_quat = robot.forward_kinematics(origin, quat[rows], pos[rows])
@@ -280,6 +285,7 @@ def _states(
     qvel[:, :3] = lin_vel
     qvel[:, 3:6] = 0.0 if spin is None else spin[rows]
     qvel[:, robot.qvel_ids] = view.joint_vel[rows][:, columns]
+    base_pos[:, 2] -= sink_m
     return robot.qpos(base_pos, quat[rows], pos[rows]), qvel
 
 

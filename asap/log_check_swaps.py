@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asap.log_check_step import ROWS, Again, Ahead
+from asap.log_check_step import ROWS, Again, Ahead, log_squares
 from asap.log_check_view import View, with_channels
 from asap_deploy.log import Log
 
@@ -30,14 +30,8 @@ of two, at ``ROWS`` rows, by half. No wrong model of a sound log has been seen t
 _LEAST_FALL = 0.35
 """Errors of the joints concerned must fall by this too (mean logarithm)."""
 
-_FLOOR = 0.05
-"""Errors below this are noise, whatever caused them [rad/s]."""
-
 _OFFSET = 0.03
 """Encoders that are off, dead bands and friction shift a joint's target by up to this [rad]."""
-
-_CERTAIN = 0.8
-"""Share of the smaller errors of a joint that counts, so that steps of the feet do not decide."""
 
 _SUSPECTS, _MISSED, _ODD = 6, 0.15, 2.0
 """So many joints, if their next velocities are missed by more [rad/s], and by so many times what
@@ -182,10 +176,7 @@ def log_errors(error: np.ndarray, own: np.ndarray) -> np.ndarray:
     """Logarithm of the size of errors (W, ...) of joints, after the best small offset of each."""
     error = np.nan_to_num(error, nan=1e3)
     off = np.median(error / np.maximum(own, 1e-9), axis=0)
-    squares = np.sort((error - own * np.clip(off, -_OFFSET, _OFFSET)) ** 2, axis=0)
-    kept = squares[: max(1, int(_CERTAIN * len(squares)))]
-    size: np.ndarray = 0.5 * np.log(kept.mean(axis=0) + _FLOOR**2)
-    return size
+    return 0.5 * log_squares(error - own * np.clip(off, -_OFFSET, _OFFSET))
 
 
 def _own(ahead: Ahead) -> np.ndarray:

@@ -107,6 +107,8 @@ def test_controls_differ_from_the_corrected_in_one_thing_each(
     assert by_name["oracle"].robot is truth and by_name["oracle"].env is None
     alone = arms(robot, weak, FINETUNE.env, controls=False, truth=truth)
     assert [arm.name for arm in alone] == ["corrected"]
+    some = arms(robot, weak, FINETUNE.env, controls=True, truth=truth, only=("oracle", "nominal"))
+    assert [arm.name for arm in some] == ["corrected", "nominal", "oracle"]
 
 
 @pytest.mark.slow

@@ -33,7 +33,8 @@ from asap.replay import ReplayConfig, replay
 from asap.replay_view import costly
 from asap.robot import Robot
 from asap.stages import Stages
-from asap.train import CHECKPOINT, POLICY, TrainConfig, Trainer
+from asap.train import POLICY, Trainer
+from asap.training_run import CHECKPOINT, TrainConfig
 from asap_deploy.errors import InputError
 from asap_deploy.golden import load_policy
 from asap_deploy.log import Log

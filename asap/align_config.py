@@ -14,7 +14,8 @@ from asap.finetune import CONTROLS, FINETUNE, Finetuned, finetune
 from asap.fit_methods import FitConfig
 from asap.inputs import OpenedMotion
 from asap.record import RecordConfig
-from asap.train import TrainConfig, Trainer
+from asap.train import Trainer
+from asap.training_run import TrainConfig
 from asap_deploy.errors import InputError
 from asap_deploy.policy import Policy
 

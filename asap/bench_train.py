@@ -25,7 +25,8 @@ from asap.bench_results import Ratio
 from asap.imitate import ImitateConfig
 from asap.inputs import OpenedMotion
 from asap.robot import Robot
-from asap.train import TrainConfig, Trainer
+from asap.train import Trainer
+from asap.training_run import TrainConfig
 from asap_deploy.errors import InputError
 
 PARTS = ("physics_s", "environment_s", "policy_s", "update_s")
@@ -140,7 +141,7 @@ def _bare_loop(trainer: Trainer) -> Callable[[], None]:
     env, config = trainer.env, trainer.config
     batch = Batch(env.sim.model, config.num_envs, config.threads)
     ctrl, qpos = batch.bind("ctrl"), batch.bind("qpos")
-    frames = trainer.env.reference_frames
+    frames = trainer.env.reference.frames
     start = env.robot.qpos(
         frames.body_pos_w[:1, 0], frames.body_quat_wxyz[:1, 0], frames.joint_pos[:1]
     )

@@ -39,7 +39,8 @@ from asap.metrics import Interval
 from asap.record import RecordConfig
 from asap.robot import Robot
 from asap.tracking import StartNoise
-from asap.train import TrainConfig, Trainer
+from asap.train import Trainer
+from asap.training_run import TrainConfig
 from asap_deploy.errors import InputError
 from asap_deploy.npz import write_file
 

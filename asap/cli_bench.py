@@ -19,7 +19,7 @@ from asap.judge import GLOBAL_ERROR
 from asap.published import ROBOT, Comparison, compare_published
 from asap.replay import JOINT_ERROR, ReplayConfig
 from asap.robot import Robot
-from asap.train import TrainConfig
+from asap.training_run import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

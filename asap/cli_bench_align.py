@@ -15,7 +15,7 @@ from asap.cli_common import INTERRUPTED, Common, Outcome, Progress, table
 from asap.cli_train import overlaid
 from asap.finetune import FINETUNE, beginning
 from asap.tracking import StartNoise
-from asap.train import TrainConfig
+from asap.training_run import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

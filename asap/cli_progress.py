@@ -28,7 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asap.cli_common import stop_requests
-from asap.train import FINAL, Report, Trainer
+from asap.training_run import Report, TrainingRun
 
 BENCHMARK_S = 3.0
 """Training that is timed before the estimate [s]."""
@@ -78,10 +78,10 @@ class Plan:
         return max(0, self.work(self.steps) - self.work(steps)) + self.final_steps
 
 
-def plan_of(trainer: Trainer) -> Plan:
+def plan_of(trainer: TrainingRun) -> Plan:
     """What a trainer is going to do from where it stands."""
     config = trainer.config
-    evaluation = trainer.env.last_frame * config.episodes * len(trainer.judges)
+    evaluation = trainer.judging_steps
     return Plan(
         run_dir=trainer.run_dir,
         begun=trainer.ppo.num_timesteps,
@@ -89,7 +89,7 @@ def plan_of(trainer: Trainer) -> Plan:
         iteration_steps=config.num_envs * config.ppo.horizon,
         evaluate_every=config.evaluate_every,
         evaluation_steps=evaluation,
-        final_steps=(1 + FINAL) * evaluation,
+        final_steps=round(trainer.final_judgings * evaluation),
         cores=config.threads or os.cpu_count() or 1,
     )
 
@@ -236,7 +236,7 @@ class TrainingProgress:
 
 @contextmanager
 def watched(
-    trainer: Trainer, *, quiet: bool
+    trainer: TrainingRun, *, quiet: bool
 ) -> Iterator[tuple[Callable[[Report], None], Callable[[], bool]]]:
     """Show how a training goes, and let a person stop it.
 

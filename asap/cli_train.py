@@ -16,7 +16,8 @@ from asap.inputs import OpenedMotion, open_motion, open_policy
 from asap.metrics import ERROR_NAMES
 from asap.robot import Robot
 from asap.tracking import StartNoise
-from asap.train import CHECKPOINT, FINAL, POLICY, TrainConfig, Trainer
+from asap.train import FINAL, POLICY, Trainer
+from asap.training_run import CHECKPOINT, TrainConfig
 from asap_deploy.policy import Policy
 
 Config = TypeVar("Config")

@@ -12,6 +12,7 @@ the phase, so nothing is bootstrapped from a state that it never trains on.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from asap.curriculum import Curriculum, CurriculumConfig
 from asap.export import make_clip_table, make_contract
 from asap.metrics import TrackedPoints
 from asap.randomize import RandomizeConfig, Randomizer
+from asap.reference_rows import ReferenceRows
 from asap.rewards import (
     Context,
     Effort,
@@ -35,11 +37,10 @@ from asap.robot import Robot
 from asap.sim import CpuSimulation
 from asap.starts import StartConfig, StartSampler
 from asap.tangent import turn_rate
-from asap.tracking import Reference
 from asap.twin import make_simulation
 from asap_deploy import rotation
 from asap_deploy.contract import PolicyContract
-from asap_deploy.motion import Motion, MotionFrame
+from asap_deploy.motion import Motion
 from asap_deploy.observation import LAYOUTS, Measurement
 from asap_deploy.policy import ClipTable
 from asap_deploy.runtime import Runtime
@@ -136,10 +137,12 @@ class TrackingEnv:
         motion_name: str = "",
         threads: int = 0,
         contract: PolicyContract | None = None,
+        firsts: Sequence[int] = (0,),
     ) -> None:
         """Make the simulations; ``reset`` starts them.
 
         Training on from a policy hands in its contract; by default it is one for this robot.
+        Where clips lie end to end in the motion, ``firsts`` are the frames at which they begin.
         """
         self.robot, self.config, self.num_envs, self.rng = robot, config, num_envs, rng
         sim = make_simulation(
@@ -157,25 +160,28 @@ class TrackingEnv:
         self._commanded = robot.joint_ids(self.contract.action_joint_names)
         self._action_scale = np.array(self.contract.action_scale)
         self._points = TrackedPoints(robot)
-        self._sets = point_sets(robot, self._points)
-        reference = Reference(motion, robot, self._points)
-        self.last_frame = max(1, round(motion.duration_s / robot.control_dt))
-        times = np.arange(self.last_frame + 1) * robot.control_dt
-        self.reference_frames = reference.frame(times)
+        self.point_sets = point_sets(robot, self._points)
+        """Which of the tracked points are feet, and so on."""
+        self.reference = ReferenceRows(motion, robot, self._points, firsts)
         """The clip, one row a control step."""
-        self._table = self._reference_table(self.reference_frames)
         self._limits = soft_limits(robot, config.soft_limit)
-        self.starts = StartSampler(config.start, self.reference_frames, robot, num_envs, rng)
+        self.starts = StartSampler(config.start, self.reference, robot, num_envs, rng)
         self.frame = np.zeros(num_envs, dtype=np.intp)
         """(N,) frame of the clip that each environment is in."""
         self.episode_steps = np.zeros(num_envs, dtype=np.intp)
         """(N,) control steps since the episode began."""
         self.curriculum = Curriculum(config.curriculum)
-        self._points_w = np.zeros((num_envs, len(self._points.names), 3))
+        self.points_w = np.zeros((num_envs, len(self._points.names), 3))
+        """(N, P, 3) tracked points of the robots [m]"""
         self._links_quat = np.zeros((num_envs, len(self._points.names), 4))
         # Attitudes of 27 links cost as much as all other terms: only where a term reads them.
         turning = ("body_rot", "body_ang_vel", "feet_tilt", "feet_heading")
         self._turns = any(getattr(config.reward, name).weight != 0.0 for name in turning)
+
+    @property
+    def last_frame(self) -> int:
+        """Control steps of the motion."""
+        return len(self.reference) - 1
 
     @property
     def time_s(self) -> np.ndarray:
@@ -202,7 +208,7 @@ class TrackingEnv:
         effort = Effort(
             command.action, last_action, self.sim.joint_torque, self.sim.foot_contact_force
         )
-        context = Context(state, reference, effort, self._sets, self._limits)
+        context = Context(state, reference, effort, self.point_sets, self._limits)
         reward, facts = total_reward(
             context, self.config.reward, control_dt=self.robot.control_dt,
             cost_scale=self.curriculum.cost_scale,
@@ -212,7 +218,7 @@ class TrackingEnv:
         # A robot that blew up stands in its default pose: its errors mean nothing.
         reward = np.where(self.sim.failed, 0.0, reward)
         reward[failed] += self.config.reward.termination
-        ended = self.frame >= self.last_frame
+        ended = self.frame >= self.reference.last[self.frame]
         terminated = failed | ended
         facts |= {
             "failed": float(failed.mean()),
@@ -238,7 +244,7 @@ class TrackingEnv:
         arrays = {
             "frame": self.frame,
             "episode_steps": self.episode_steps,
-            "points_w": self._points_w,
+            "points_w": self.points_w,
             "links_quat": self._links_quat,
             **{f"sim.{name}": array for name, array in self.sim.snapshot().items()},
             **{f"runtime.{name}": array for name, array in self.runtime.snapshot().items()},
@@ -253,7 +259,7 @@ class TrackingEnv:
         """Undo what happened since the snapshot."""
         arrays = {name: tensor.numpy() for name, tensor in state["arrays"].items()}
         self.frame, self.episode_steps = arrays.pop("frame"), arrays.pop("episode_steps")
-        self._points_w = arrays.pop("points_w")
+        self.points_w = arrays.pop("points_w")
         self._links_quat = arrays.pop("links_quat")
         for prefix, part in (
             ("sim.", self.sim), ("runtime.", self.runtime), ("starts.", self.starts),
@@ -273,7 +279,7 @@ class TrackingEnv:
         self.sim.reset(env_ids, start.qpos, start.qvel)
         self.runtime.reset(env_ids)
         pos, quat = self.sim.body_pos_w[env_ids], self.sim.body_quat_wxyz[env_ids]
-        self._points_w[env_ids] = self._points.positions(pos, quat)
+        self.points_w[env_ids] = self._points.positions(pos, quat)
         if self._turns:
             self._links_quat[env_ids] = self._points.attitudes(quat)
 
@@ -304,9 +310,9 @@ class TrackingEnv:
 
     def _state(self) -> TrackingState:
         """The robots; velocities of points are those of the last control step."""
-        dt, before, quat_before = self.robot.control_dt, self._points_w, self._links_quat
+        dt, before, quat_before = self.robot.control_dt, self.points_w, self._links_quat
         body_quat = self.sim.body_quat_wxyz
-        self._points_w = self._points.positions(self.sim.body_pos_w, body_quat)
+        self.points_w = self._points.positions(self.sim.body_pos_w, body_quat)
         ang_vel = np.broadcast_to(0.0, before.shape)
         if self._turns:
             self._links_quat = self._points.attitudes(body_quat)
@@ -318,37 +324,15 @@ class TrackingEnv:
             base_ang_vel_b=self.sim.base_ang_vel_b,
             joint_pos=self.sim.joint_pos,
             joint_vel=self.sim.joint_vel,
-            points_w=self._points_w,
-            points_lin_vel_w=(self._points_w - before) / dt,
+            points_w=self.points_w,
+            points_lin_vel_w=(self.points_w - before) / dt,
             link_quat_wxyz=self._links_quat,
             link_ang_vel_w=ang_vel,
         )
 
     def _reference(self) -> TrackingState:
         """The motion at the frames of the environments."""
-        return TrackingState(*(array[self.frame] for array in self._table))
-
-    def _reference_table(self, frames: MotionFrame) -> TrackingState:
-        """The motion as rewards see it, one row a frame; differences as for the robot."""
-        quat = self._points.attitudes(frames.body_quat_wxyz)
-        points = self._points.positions(frames.body_pos_w, frames.body_quat_wxyz)
-        dt = self.robot.control_dt
-        velocity = np.diff(points, axis=0, prepend=points[:1]) / dt
-        ang_vel = turn_rate(quat[:-1], quat[1:], dt)
-        return TrackingState(
-            base_pos_w=frames.body_pos_w[:, 0],
-            base_quat_wxyz=frames.body_quat_wxyz[:, 0],
-            base_lin_vel_w=frames.body_lin_vel_w[:, 0],
-            base_ang_vel_b=rotation.rotate_inverse(
-                frames.body_quat_wxyz[:, 0], frames.body_ang_vel_w[:, 0]
-            ),
-            joint_pos=frames.joint_pos,
-            joint_vel=frames.joint_vel,
-            points_w=points,
-            points_lin_vel_w=velocity,
-            link_quat_wxyz=quat,
-            link_ang_vel_w=np.concatenate([ang_vel[:1], ang_vel]),
-        )
+        return TrackingState(*(array[self.frame] for array in self.reference.table))
 
     def _observe(self) -> Observation:
         """Actor: what a robot measures, with noise. Critic: everything, without."""
@@ -377,10 +361,10 @@ class TrackingEnv:
 
     def _critic(self, measured: Measurement) -> np.ndarray:
         """(N, C): the robot, where it is, and where the motion is, seen along its heading."""
-        sim, table, frame = self.sim, self._table, self.frame
+        sim, table, frame = self.sim, self.reference.table, self.frame
         points_w = table.points_w[frame]
         back = rotation.conjugate(rotation.heading(measured.base_quat_wxyz))[:, None]
-        away = rotation.rotate(back, points_w - self._points_w)
+        away = rotation.rotate(back, points_w - self.points_w)
         shape = rotation.rotate(back, points_w - sim.base_pos_w[:, None])
         rows = self.num_envs
         columns: list[Any] = [
@@ -394,7 +378,7 @@ class TrackingEnv:
             away.reshape(rows, -1) * 5.0,
             shape.reshape(rows, -1),
             sim.foot_contact_force * 0.003,
-            self.frame[:, None] / self.last_frame,
+            self.reference.phase[frame, None],
         ]
         everything = np.concatenate(columns, axis=-1, dtype=np.float32, casting="unsafe")
         return np.clip(everything, -CRITIC_LIMIT, CRITIC_LIMIT)

@@ -29,7 +29,8 @@ from asap.randomize import RandomizeConfig
 from asap.rewards import RewardConfig
 from asap.robot import Robot
 from asap.tracking import NOISE, StartNoise
-from asap.train import FINAL, POLICY, START, Report, TrainConfig, Trainer
+from asap.train import FINAL, POLICY, START, Trainer
+from asap.training_run import Report, TrainConfig
 from asap_deploy.npz import write_file
 from asap_deploy.policy import Policy
 

@@ -3,7 +3,7 @@
 The student acts more and more itself and is told in every state what the teacher would do there
 (DAgger, Ross et al. 2011). The critic learns meanwhile, so that it is warm when PPO begins.
 
-    imitation = Imitation(env, lambda: plan_regulator(robot, motion), ImitateConfig())
+    imitation = Imitation(env, lambda: find_teacher(robot, motion), ImitateConfig())
     imitation.begin()
     wanted = imitation.wanted()                     # (N, A) before the step
     imitation.remember(observation, wanted)
@@ -22,7 +22,6 @@ from torch import nn
 
 from asap.env import TrackingEnv
 from asap.policy import AsymmetricPolicy
-from asap.sim import CpuSimulation
 
 WORTH_COPYING = 0.25
 """A teacher that finishes fewer of its test rollouts is left out."""
@@ -36,8 +35,8 @@ class Teacher(Protocol):
         """Fraction of the teacher's own noisy test rollouts that reached the clip's end."""
         ...
 
-    def act(self, sim: CpuSimulation, frame: np.ndarray) -> np.ndarray:
-        """PD targets (N, J) [rad] for robots that are in frames (N,) of the clip."""
+    def act(self, env: TrackingEnv) -> np.ndarray:
+        """Actions (N, A) for robots as they are now."""
         ...
 
 
@@ -54,6 +53,9 @@ class ImitateConfig:
     """Minibatches of each iteration, drawn from all that was seen so far."""
     batch: int = 2048
     """Samples of a minibatch."""
+    teacher: str = "auto"
+    """auto: the robot's own (teacher.onnx beside robot.toml) or a regulator planned for the clip,
+    whichever does better; regulator: no other; or a file of ``asap teach``."""
     learning_rate: float = 1e-3
     """Of actor and critic while imitating."""
     limit: float = 3.0
@@ -89,8 +91,7 @@ class Imitation:
     def wanted(self) -> np.ndarray:
         """What the teacher would do now, as actions (N, A)."""
         assert self._teacher is not None, "begin() comes first"
-        target = self._teacher.act(self.env.sim, self.env.frame)
-        action = self.env.action_of(target)
+        action = self._teacher.act(self.env)
         return np.clip(action, -self.config.limit, self.config.limit).astype(np.float32)
 
     def acts(self, iteration: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 The first frame is where a robot begins, and the noise there is what it has to recover from. What
 failed is tried again, because starts that are easy by now teach nothing.
 
-    sampler = StartSampler(StartConfig(), frames, robot, num_envs=512, rng=rng)
+    sampler = StartSampler(StartConfig(), rows, robot, num_envs=512, rng=rng)
     start = sampler.draw(env_ids)          # frame (n,), qpos (n, nq), qvel (n, nv)
     sampler.learn(env_ids_that_failed)
 """
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from asap.reference_rows import ReferenceRows
 from asap.robot import Robot
 from asap.tracking import start_states
 from asap_deploy.errors import InputError
@@ -60,7 +61,7 @@ class StartSampler:
     def __init__(
         self,
         config: StartConfig,
-        frames: MotionFrame,
+        reference: ReferenceRows,
         robot: Robot,
         num_envs: int,
         rng: np.random.Generator,
@@ -69,12 +70,13 @@ class StartSampler:
 
         Args:
             config: Fractions and noise.
-            frames: The clip, one row a frame; an episode may begin in any but the last.
+            reference: The clip, or clips; an episode may begin in any frame but the last.
             robot: What begins.
             num_envs: Robots N.
             rng: Of every draw.
         """
-        self.config, self.robot, self.rng, self._frames = config, robot, rng, frames
+        self.config, self.robot, self.rng, self._reference = config, robot, rng, reference
+        self._anywhere = reference.starts
         model = robot.model
 
         def room(rows: int) -> Start:
@@ -85,11 +87,12 @@ class StartSampler:
 
     def draw(self, env_ids: np.ndarray) -> Start:
         """Starts for these robots (n,)."""
-        config, count = self.config, len(env_ids)
-        anywhere = self.rng.integers(0, len(self._frames.joint_pos) - 1, count)
+        config, count, firsts = self.config, len(env_ids), self._reference.firsts
+        anywhere = self._anywhere[self.rng.integers(0, len(self._anywhere), count)]
         first = self.rng.random(count) < config.at_first
-        frame = np.where(first, 0, anywhere)
-        frames = MotionFrame(*(array[frame] for array in self._frames))
+        clip = self.rng.integers(0, len(firsts), count) if len(firsts) > 1 else 0
+        frame = np.where(first, firsts[clip], anywhere)
+        frames = MotionFrame(*(array[frame] for array in self._reference.frames))
         noise = self.rng.uniform(*config.noise, count)
         qpos, qvel = start_states(frames, self.robot, self.rng, noise=noise, at_rest=False)
         # On the real robot a clip begins at rest.

@@ -48,7 +48,7 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.bullet",
     "asap.planted",
     "asap.choreography asap.log_check_step asap.dynamics_check asap.rewards asap.policy asap.twin",
-    "asap.twin_robot",
+    "asap.twin_robot asap.reference_rows",
     "asap.twin_server",
     "asap.twin_dds",
     "asap.log_check_joint_delay asap.log_check_action asap.log_check_swaps",
@@ -58,9 +58,11 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.momentum_fit asap.starts asap.record asap.log_states asap.warm_start asap.linearise",
     "asap.env asap.regulator asap.log_windows asap.parameters asap.correction",
     "asap.replay asap.log_split asap.identify asap.published asap.make_motions asap.vecenv "
-    "asap.imitate asap.curves asap.checkpoint",
-    "asap.ppo",
-    "asap.train",
+    "asap.imitate asap.curves asap.checkpoint asap.teacher",
+    "asap.random_motions",
+    "asap.ppo asap.teachers",
+    "asap.training_run",
+    "asap.train asap.teach",
     "asap.judge asap.bands asap.misfit asap.delta_env",
     "asap.parameter_search asap.delta_fit asap.grid asap.dynamics_residual",
     "asap.delta_ppo",
@@ -74,7 +76,7 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.align_page",
     "asap.cli_bench asap.cli_data asap.cli_fit asap.cli_logs asap.cli_motions asap.cli_policy "
     "asap.cli_train asap.cli_twin",
-    "asap.cli_align asap.cli_bench_logs",
+    "asap.cli_align asap.cli_bench_logs asap.cli_teach",
     "asap.cli_bench_align",
     "asap.cli",
 )

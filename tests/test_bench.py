@@ -17,7 +17,7 @@ from asap.inputs import open_motion
 from asap.ppo import PpoConfig
 from asap.robot import Robot
 from asap.sim import CpuSimulation
-from asap.train import TrainConfig
+from asap.training_run import TrainConfig
 from asap_deploy.errors import InputError
 from asap_deploy.motion import Motion
 

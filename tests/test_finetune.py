@@ -16,7 +16,8 @@ from asap.finetune import FINETUNE, Arm, _better, arms, finetune, trainer_of
 from asap.inputs import OpenedMotion, open_motion
 from asap.metrics import Interval
 from asap.robot import Robot
-from asap.train import POLICY, START, TrainConfig
+from asap.train import POLICY, START
+from asap.training_run import TrainConfig
 from asap_deploy.policy import Policy
 
 ROOT = Path(__file__).parents[1]

@@ -19,8 +19,10 @@ from asap.regulator import Regulator, plan_regulator
 from asap.robot import Robot
 from asap.sim import CpuSimulation
 from asap.starts import StartConfig
+from asap.teachers import Planned
 from asap.tracking import Reference, start_states
-from asap.train import TrainConfig, Trainer
+from asap.train import Trainer
+from asap.training_run import TrainConfig
 from asap.vecenv import TrackingVecEnv
 from asap_deploy.motion import Motion
 
@@ -100,7 +102,7 @@ def test_an_actor_copies_its_teacher_and_then_acts_alone(
     env: TrackingEnv, regulator: Regulator
 ) -> None:
     config = ImitateConfig(iterations=8, alone_after=0.5, passes=20, batch=256)
-    imitation = Imitation(env, lambda: regulator, config)
+    imitation = Imitation(env, lambda: Planned(regulator), config)
     imitation.begin()
     assert imitation.acts(0).all()
     assert 0 < imitation.acts(2).sum() < env.num_envs
@@ -125,7 +127,7 @@ def test_an_actor_copies_its_teacher_and_then_acts_alone(
 
 def test_a_teacher_that_falls_itself_is_left_out(env: TrackingEnv, regulator: Regulator) -> None:
     bad = replace(regulator, finished=0.1)
-    imitation = Imitation(env, lambda: bad, ImitateConfig())
+    imitation = Imitation(env, lambda: Planned(bad), ImitateConfig())
     ppo = PpoConfig(horizon=4, minibatches=1, epochs=1, torch_threads=1)
     trainer = TrackerPPO(TrackingVecEnv(env), ppo, 0, imitation)
     assert trainer.imitates
@@ -134,7 +136,7 @@ def test_a_teacher_that_falls_itself_is_left_out(env: TrackingEnv, regulator: Re
 
 
 def test_what_the_teacher_said_survives_a_snapshot(env: TrackingEnv, regulator: Regulator) -> None:
-    first, second = (Imitation(env, lambda: regulator, ImitateConfig()) for _ in range(2))
+    first, second = (Imitation(env, lambda: Planned(regulator), ImitateConfig()) for _ in range(2))
     first.begin()
     observation = np.ones((env.num_envs, 3), dtype=np.float32)
     wanted = first.wanted()

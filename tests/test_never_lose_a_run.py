@@ -26,7 +26,8 @@ from asap.imitate import ImitateConfig
 from asap.inputs import OpenedMotion, open_motion
 from asap.ppo import PpoConfig
 from asap.robot import Robot
-from asap.train import CHECKPOINT, POLICY, TrainConfig, Trainer
+from asap.train import POLICY, Trainer
+from asap.training_run import CHECKPOINT, TrainConfig
 from asap_deploy.errors import InputError
 
 PPO = PpoConfig(horizon=4, minibatches=1, epochs=1, torch_threads=1)

@@ -21,7 +21,8 @@ from asap.policy import actor_weights, as_layers
 from asap.ppo import PpoConfig, TrackerPPO
 from asap.robot import Robot
 from asap.starts import StartConfig
-from asap.train import CHECKPOINT, POLICY, TrainConfig, Trainer
+from asap.train import POLICY, Trainer
+from asap.training_run import CHECKPOINT, TrainConfig
 from asap.vecenv import TrackingVecEnv
 from asap_deploy.errors import InputError
 from asap_deploy.golden import load_policy

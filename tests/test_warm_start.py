@@ -25,7 +25,8 @@ from asap.ppo import PpoConfig, TrackerPPO
 from asap.published import EXPECTED, ROBOT, case_of_published
 from asap.robot import Robot
 from asap.starts import StartConfig
-from asap.train import CONFIG, POLICY, TrainConfig, Trainer
+from asap.train import POLICY, Trainer
+from asap.training_run import CONFIG, TrainConfig
 from asap.vecenv import TrackingVecEnv
 from asap.warm_start import ActorWeights, actor_widths, load_actor, read_actor
 from asap_deploy.contract import METADATA_KEY, PolicyContract
@@ -464,9 +465,8 @@ def test_forty_iterations_are_the_default_after_a_start_and_none_without(
     env = TrackingEnv(robot, clip.motion, EnvConfig(layout="proprioception"), 4,
                       np.random.default_rng(0))  # fmt: skip
     weights = read_actor(squat)
-    for init, given, expected in (
-        (None, None, 0), (weights, None, 40), (weights, 0, 0), (None, 3, 3)
-    ):  # fmt: skip
+    cases = (None, None, 0), (weights, None, 40), (weights, 0, 0), (None, 3, 3)
+    for init, given, expected in cases:
         config = dataclasses.replace(SMALL, critic_warmup=given, actor=actor_widths(weights))
         assert TrackerPPO(TrackingVecEnv(env), config, 0, init=init).warmup == expected
 

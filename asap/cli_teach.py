@@ -33,7 +33,8 @@ class Teach(Common):
     motion: tuple[Path, ...] = ()
     """Clips to learn, files or names; by default all that ship for this robot."""
     random: int = 180
-    """Random choreographies to learn as well, for robots with the joints of a G1."""
+    """Random choreographies to learn as well, for robots with the joints of a G1; others judge the
+    result. 0: none; the clips judge."""
     out: Path | None = None
     """Folder of the run; runs/teach/<time>-<seed> by default."""
     resume: bool = False
@@ -73,6 +74,7 @@ class Teach(Common):
                    for name in ("success_rate", "worst_success_rate")}  # fmt: skip
         facts |= {"onnx": run_dir / TEACHER, "evaluation": figures, "clips": len(motions)}
         rows = [[name, f"{value:.3f}"] for name, value in figures.items()]
-        heading = f"{config.episodes} noisy starts on each of {len(judged_on)} unseen clips"
+        unseen = "unseen " if self.random else ""
+        heading = f"{config.episodes} noisy starts on each of {len(judged_on)} {unseen}clips"
         title = f"{run_dir / TEACHER}: {steps} steps in {trainer.trained_s / 60:.1f} minutes"
         return Outcome(result=facts, shown=[table(title, [heading, ""], rows)], inputs=inputs)

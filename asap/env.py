@@ -36,7 +36,7 @@ from asap.rewards import (
 from asap.robot import Robot
 from asap.sim import CpuSimulation
 from asap.starts import StartConfig, StartSampler
-from asap.tangent import turn_rate
+from asap.tangent import from_base, turn_rate
 from asap.twin import make_simulation
 from asap_deploy import rotation
 from asap_deploy.contract import PolicyContract
@@ -52,6 +52,8 @@ FAST_JOINT = 60.0
 """A joint above this is a simulation about to blow up; the episode fails [rad/s]."""
 
 CRITIC_LIMIT = 50.0
+SETTLED_S = 0.5
+"""So long after a noisy start a robot's shape may be off [s]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,9 @@ class EnvConfig:
     """How far any point may be from the motion, how much costs count, and how both change."""
     fail_tilt: float = 0.8
     """Or when gravity's x or y in the base frame exceeds this."""
+    fail_shape_m: tuple[float, float] | None = None
+    """Or when, half a second after its start, a foot as seen from the base is farther off than the
+    first, or the base's height than the second: a robot may prefer to stand through a step."""
     sensor_noise: SensorNoise = field(default_factory=SensorNoise)
     """What the actor's sensors add."""
     noise_scale: float = 0.25
@@ -142,12 +147,11 @@ class TrackingEnv:
         """Make the simulations; ``reset`` starts them.
 
         Training on from a policy hands in its contract; by default it is one for this robot.
-        Where clips lie end to end in the motion, ``firsts`` are the frames at which they begin.
+        ``firsts``: frames at which clips begin that lie end to end in the motion.
         """
         self.robot, self.config, self.num_envs, self.rng = robot, config, num_envs, rng
-        sim = make_simulation(
-            robot, num_envs, threads=threads, max_delay_s=config.randomize.max_delay_s
-        )
+        delay_s = config.randomize.max_delay_s
+        sim = make_simulation(robot, num_envs, threads=threads, max_delay_s=delay_s)
         assert isinstance(sim, CpuSimulation), "training runs in MuJoCo"
         self.sim = sim
         self.randomizer = Randomizer(self.sim, config.randomize, rng)
@@ -289,7 +293,19 @@ class TrackingEnv:
         tilted = (np.abs(gravity[:, :2]) > self.config.fail_tilt).any(axis=-1)
         far = (distance > self.curriculum.fail_distance_m).any(axis=-1)
         fast = (np.abs(state.joint_vel) > FAST_JOINT).any(axis=-1)
-        return tilted | far | fast | self.sim.failed
+        failed = tilted | far | fast | self.sim.failed
+        shape = self.config.fail_shape_m
+        return failed if shape is None else failed | self._misshapen(state, shape)
+
+    def _misshapen(self, state: TrackingState, limits: tuple[float, float]) -> np.ndarray:
+        """(N,) robots that do something else than the motion, upright as they may be."""
+        wanted, feet = self._reference(), list(self.point_sets.feet)
+        seen, meant = (from_base(one.points_w[:, feet], one.base_pos_w, one.base_quat_wxyz)
+                       for one in (state, wanted))  # fmt: skip
+        foot = np.linalg.norm(seen - meant, axis=-1).max(axis=-1)
+        rise = np.abs(state.base_pos_w[:, 2] - wanted.base_pos_w[:, 2])
+        wrong = (foot > limits[0]) | (rise > limits[1])
+        return wrong & (self.episode_steps * self.robot.control_dt > SETTLED_S)
 
     def _shaken(self, joint_pos_target: np.ndarray) -> np.ndarray:
         """Targets with the noise that is configured."""

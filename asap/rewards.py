@@ -18,6 +18,7 @@ import numpy as np
 
 from asap.metrics import TrackedPoints
 from asap.robot import Robot
+from asap.tangent import from_base
 from asap_deploy import rotation
 
 
@@ -265,8 +266,7 @@ def _relative2(context: Context) -> np.ndarray:
 
     def seen(state: TrackingState) -> np.ndarray:
         below = state.base_pos_w * np.array([1.0, 1.0, 0.0])
-        heading = rotation.heading(state.base_quat_wxyz)[:, None]
-        return rotation.rotate_inverse(heading, state.points_w - below[:, None])
+        return from_base(state.points_w, below, state.base_quat_wxyz)
 
     return _vectors2(seen(context.state), seen(context.reference))
 

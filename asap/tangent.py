@@ -43,3 +43,9 @@ def turn_rate(before: np.ndarray, after: np.ndarray, dt: float) -> np.ndarray:
     """Angular velocity in the world between attitudes (..., 4) that are ``dt`` apart [rad/s]."""
     turn = rotation.multiply(after, rotation.conjugate(before))
     return 2.0 * turn[..., 1:] * np.where(turn[..., :1] < 0.0, -1.0, 1.0) / dt
+
+
+def from_base(points_w: np.ndarray, base_pos_w: np.ndarray, base_quat: np.ndarray) -> np.ndarray:
+    """Points (..., K, 3) as seen from bases (..., 3), (..., 4) whose heading is forwards [m]."""
+    heading = rotation.heading(base_quat)[..., None, :]
+    return rotation.rotate_inverse(heading, points_w - base_pos_w[..., None, :])

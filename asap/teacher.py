@@ -2,7 +2,7 @@
 
 It is trained once per robot, on many motions. A policy for one clip sees only what a robot measures
 and the phase; it copies the teacher before it learns by itself, and so begins with a robot that
-stands and steps. Nothing that the teacher sees says where in the world the robot is.
+stands and steps. All that the teacher sees is relative: the same anywhere in the world.
 
     teacher = NetworkTeacher.load(Path("robots/g1/teacher.onnx"), robot)
     action = teacher.act(env)                          # (N, A)
@@ -29,6 +29,7 @@ from asap.onnx_file import INPUT, OUTPUT, Layer
 from asap.reference_rows import ReferenceRows, joined
 from asap.robot import Robot
 from asap.starts import StartConfig
+from asap.tangent import from_base
 from asap_deploy import rotation
 from asap_deploy.errors import InputError
 from asap_deploy.golden import read_policy_bytes
@@ -62,6 +63,7 @@ class Guide:
         back = rotation.conjugate(rotation.heading(quat))
         self.joint_pos, self.joint_vel = table.joint_pos, table.joint_vel
         self.gravity, self.height = rotation.projected_gravity(quat), base[:, 2]
+        self.base_pos_w, self.heading = base, rotation.heading(quat)
         self.feet_h = from_base(table.points_w[:, self.feet], base, quat)
         """(F, 2, 3) feet as seen from the base, in its heading [m]"""
         columns = [
@@ -81,12 +83,6 @@ class Guide:
         """(F, G)"""
 
 
-def from_base(points_w: np.ndarray, base_pos_w: np.ndarray, quat: np.ndarray) -> np.ndarray:
-    """Points (N, K, 3) as seen from the base (N, 3), (N, 4), in its heading [m]."""
-    back = rotation.conjugate(rotation.heading(quat))[:, None]
-    return rotation.rotate(back, points_w - base_pos_w[:, None])
-
-
 def teacher_observation(env: TrackingEnv, guide: Guide) -> np.ndarray:
     """(N, D) float32: the robot, how it differs from the motion, and what the motion does next."""
     sim, frame, rows = env.sim, env.frame, env.num_envs
@@ -102,9 +98,16 @@ def teacher_observation(env: TrackingEnv, guide: Guide) -> np.ndarray:
         0.05 * measured.joint_vel, 0.05 * (measured.joint_vel - guide.joint_vel[frame]),
         3.0 * (from_base(feet_w, base, quat) - guide.feet_h[frame]).reshape(rows, -1),
         5.0 * feet_w[..., 2], 0.003 * sim.foot_contact_force, guide.table[frame],
+        5.0 * rotation.rotate(back, guide.base_pos_w[frame] - base)[:, :2],
+        2.0 * _half_turn(rotation.multiply(back, guide.heading[frame])),
     ]  # fmt: skip
     seen = np.concatenate(columns, axis=1, dtype=np.float32, casting="unsafe")
     return np.clip(seen, -_LIMIT, _LIMIT)
+
+
+def _half_turn(quat: np.ndarray) -> np.ndarray:
+    """Sine of half the angle about the vertical (N, 1), the shorter way round."""
+    return quat[:, 3:] * np.where(quat[:, :1] < 0.0, -1.0, 1.0)
 
 
 class TeachingEnv(TrackingEnv):

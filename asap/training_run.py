@@ -86,6 +86,7 @@ class TrainConfig:
             steps=25_000_000,
             num_envs=1024,
             imitate=ImitateConfig(iterations=0),
+            env=EnvConfig(fail_shape_m=(0.2, 0.15)),
             ppo=PpoConfig(epochs=2, actor=widths, critic=widths),
         )
 

@@ -11,7 +11,7 @@ import torch
 
 from asap import cli_teach
 from asap.cli import main
-from asap.env import EnvConfig
+from asap.env import EnvConfig, TrackingEnv
 from asap.imitate import ImitateConfig
 from asap.inputs import open_motion
 from asap.metrics import TrackedPoints
@@ -24,6 +24,7 @@ from asap.starts import StartConfig
 from asap.teach import HELD_OUT, TEACHER, TeacherTrainer
 from asap.teacher import (
     METADATA_KEY,
+    Guide,
     NetworkTeacher,
     TeacherFacts,
     TeachingEnv,
@@ -113,8 +114,11 @@ def test_an_episode_stays_in_the_clip_in_which_it_began(env: TeachingEnv) -> Non
         assert (env.frame < env.reference.last[env.frame]).all()
 
 
-def test_a_teacher_cannot_tell_where_in_the_world_it_is(env: TeachingEnv) -> None:
+def test_a_teacher_sees_how_far_it_is_from_the_motion_and_nothing_else_of_the_world(
+    env: TeachingEnv,
+) -> None:
     env.reset()
+    guide = Guide(env.reference, env.point_sets.feet, env.robot.control_dt)
     sim = env.sim
     turn = rotation.from_yaw(np.full(env.num_envs, 1.0))
     qpos, qvel = sim.batch.bind("qpos").copy(), sim.batch.bind("qvel").copy()
@@ -123,16 +127,38 @@ def test_a_teacher_cannot_tell_where_in_the_world_it_is(env: TeachingEnv) -> Non
     def seen() -> np.ndarray:
         sim.reset(np.arange(env.num_envs), qpos, qvel)
         env.points_w = TrackedPoints(env.robot).positions(sim.body_pos_w, sim.body_quat_wxyz)
-        return teacher_observation(env, env.guide)
+        return teacher_observation(env, guide)
 
     before = seen()
     qpos[:, :3] = rotation.rotate(turn, qpos[:, :3]) + np.array([3.0, -2.0, 0.0])
     qpos[:, 3:7] = rotation.multiply(turn, qpos[:, 3:7])
     qvel[:, :3] = rotation.rotate(turn, qvel[:, :3])
+    np.testing.assert_allclose(seen()[:, :-3], before[:, :-3], atol=2e-4)
+    assert np.abs(seen() - before)[:, -3:].max(axis=1).min() > 0.5
+    guide.base_pos_w = rotation.rotate(rotation.from_yaw(np.array(1.0)), guide.base_pos_w)
+    guide.base_pos_w += np.array([3.0, -2.0, 0.0])
+    guide.heading = rotation.multiply(rotation.from_yaw(np.array(1.0)), guide.heading)
     np.testing.assert_allclose(seen(), before, atol=2e-4)
-    # The control: a robot that leans more is seen to do so.
+    # The control: one that leans more is seen to do so.
     qpos[:, 3:7] = rotation.multiply(qpos[:, 3:7], rotation.from_rotvec(np.array([0.0, 0.1, 0.0])))
     assert np.abs(seen() - before).max() > 0.05
+
+
+def test_a_robot_that_stands_through_a_step_fails_where_its_shape_counts(robot: Robot) -> None:
+    walk = open_motion(Path("walk"), robot, ground=True).motion
+    quiet = StartConfig(noise=(0.0, 0.0), at_first=1.0, again=0.0)
+    lasted = []
+    for shape in (None, (0.2, 0.15)):
+        config = EnvConfig(start=quiet, push_speed=0.0, noise_scale=0.0, fail_shape_m=shape)
+        env = TrackingEnv(robot, walk, config, 4, np.random.default_rng(0), threads=1)
+        env.reset()
+        steps, ended = 0, np.zeros(4, dtype=bool)
+        while not ended.any():
+            # What holds the first pose, whatever the clip does.
+            target = np.tile(env.reference.table.joint_pos[0], (4, 1))
+            ended, steps = env.step(env.action_of(target)).terminated, steps + 1
+        lasted.append(steps)
+    assert lasted[1] < lasted[0]
 
 
 def test_a_teacher_is_told_what_comes_but_not_of_the_next_clip(env: TeachingEnv) -> None:
@@ -238,7 +264,7 @@ def test_a_teaching_that_is_interrupted_continues_to_the_bit(
 def test_the_command_teaches_and_a_policy_copies_what_it_made(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cli_teach, "HELD_OUT", HELD_OUT[:1])
+    monkeypatch.setattr(cli_teach, "HELD_OUT", HELD_OUT[:3])
     small = ["--train.num-envs", "8", "--train.episodes", "2", "--train.ppo.horizon", "4",
              "--train.ppo.minibatches", "1", "--train.ppo.torch-threads", "1",
              "--train.threads", "1", "--quiet"]  # fmt: skip

@@ -23,16 +23,13 @@ from torch import nn
 from asap.env import TrackingEnv
 from asap.policy import AsymmetricPolicy
 
-WORTH_COPYING = 0.25
-"""A teacher that finishes fewer of its test rollouts is left out."""
-
 
 class Teacher(Protocol):
     """What is imitated."""
 
     @property
-    def finished(self) -> float:
-        """Fraction of the teacher's own noisy test rollouts that reached the clip's end."""
+    def worth_copying(self) -> bool:
+        """False if it falls itself, and nothing is to be learned from it."""
         ...
 
     def act(self, env: TrackingEnv) -> np.ndarray:
@@ -86,7 +83,7 @@ class Imitation:
         """Make the teacher, the first time."""
         if self._teacher is None:
             self._teacher = self._plan()
-            self.given_up = self._teacher.finished < WORTH_COPYING
+            self.given_up = not self._teacher.worth_copying
 
     def wanted(self) -> np.ndarray:
         """What the teacher would do now, as actions (N, A)."""

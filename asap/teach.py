@@ -28,10 +28,10 @@ from asap.teacher import (
     NetworkTeacher,
     TeacherFacts,
     TeachingEnv,
-    finishes,
     make_teacher,
     save_teacher,
     trial_env,
+    tried,
 )
 from asap.training_run import Report, TrainConfig, TrainingRun
 from asap.vecenv import TrackingVecEnv
@@ -97,8 +97,8 @@ class TeacherTrainer(TrainingRun):
         """Try the network on clips that it does not train on; keep it if none was better."""
         teacher, config = self.export(), self.config
         rates = [
-            finishes(teacher, trial_env(self.robot, motion, noise=1.0, num_envs=config.episodes,
-                                        threads=config.threads))
+            tried(teacher, trial_env(self.robot, motion, noise=1.0, num_envs=config.episodes,
+                                     threads=config.threads)).finished
             for motion in self._judged_on
         ]  # fmt: skip
         figures = {"success_rate": float(np.mean(rates)), "worst_success_rate": min(rates)}

@@ -6,7 +6,7 @@ stands and steps. All that the teacher sees is relative: the same anywhere in th
 
     teacher = NetworkTeacher.load(Path("robots/g1/teacher.onnx"), robot)
     action = teacher.act(env)                          # (N, A)
-    finishes(teacher, robot, motion)                   # of 64 robots from noisy starts
+    tried(teacher, trial_env(robot, motion, noise=1.0)).finished       # of 64 robots
 
 Source: a privileged teacher and DAgger as in Chen et al. 2020, learning by cheating, and He et al.
 2024, OmniH2O; here all that is copied is a beginning.
@@ -19,7 +19,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -270,11 +270,21 @@ def trial_env(
     )  # fmt: skip
 
 
-def finishes(teacher: NetworkTeacher, env: TrackingEnv) -> float:
-    """Part of the robots of an environment that stay with its clip from the first frame on."""
+class Trial(NamedTuple):
+    """How well a teacher does on a clip."""
+
+    finished: float
+    """Part of the robots that stayed with the clip from the first frame to the last"""
+    reach: float
+    """Part of the clip that a robot came through, on average"""
+
+
+def tried(teacher: NetworkTeacher, env: TrackingEnv) -> Trial:
+    """Let a teacher drive the robots of an environment of ``trial_env`` through the clip once."""
     env.reset()
-    failed = np.zeros(env.num_envs, dtype=bool)
+    alive, came = np.ones(env.num_envs, dtype=bool), np.zeros(env.num_envs)
     for step in range(1, env.last_frame):
         env.step(teacher.act(env))
-        failed |= env.episode_steps < step  # it began anew
-    return float(1.0 - failed.mean())
+        alive &= env.episode_steps == step  # the others began anew
+        came += alive
+    return Trial(float(alive.mean()), float(came.mean()) / max(1, env.last_frame - 1))

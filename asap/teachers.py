@@ -16,11 +16,15 @@ from asap.env import TrackingEnv
 from asap.imitate import Teacher
 from asap.regulator import TEST_NOISE, Regulator, plan_regulator
 from asap.robot import Robot
-from asap.teacher import NetworkTeacher, finishes, trial_env
+from asap.teacher import NetworkTeacher, Trial, trial_env, tried
 from asap_deploy.golden import read_policy_bytes
 from asap_deploy.motion import Motion
 
 AUTO, REGULATOR = "auto", "regulator"
+WORTH_COPYING = 0.25
+"""A regulator that finishes fewer of its test rollouts is left out; so is a network that does not
+come through so much of a clip: what it does until then is worth something still."""
+
 GOOD = 0.9
 """A network that finishes so many of its tests is taken without planning a regulator."""
 
@@ -36,6 +40,11 @@ class Planned:
         """Part of its test rollouts that reached the clip's end."""
         return self.regulator.finished
 
+    @property
+    def worth_copying(self) -> bool:
+        """A linear teacher that is lost says nothing useful."""
+        return self.finished >= WORTH_COPYING
+
     def act(self, env: TrackingEnv) -> np.ndarray:
         """Actions (N, A) that command its targets."""
         return env.action_of(self.regulator.act(env.sim, env.frame))
@@ -46,7 +55,17 @@ class Trained:
     """A network as a teacher of one clip."""
 
     network: NetworkTeacher
-    finished: float
+    trial: Trial
+
+    @property
+    def finished(self) -> float:
+        """Part of its test rollouts that reached the clip's end."""
+        return self.trial.finished
+
+    @property
+    def worth_copying(self) -> bool:
+        """It keeps robots up even where it does not follow."""
+        return self.trial.reach >= WORTH_COPYING
 
     def act(self, env: TrackingEnv) -> np.ndarray:
         """Actions (N, A)."""
@@ -104,4 +123,4 @@ def own_teacher(robot: Robot) -> Path | None:
 def _tried(network: NetworkTeacher, robot: Robot, motion: Motion, threads: int) -> Trained:
     """A teacher and how well it does on a clip."""
     env = trial_env(robot, motion, noise=TEST_NOISE, threads=threads)
-    return Trained(network, finishes(network, env))
+    return Trained(network, tried(network, env))

@@ -28,11 +28,11 @@ from asap.teacher import (
     NetworkTeacher,
     TeacherFacts,
     TeachingEnv,
-    finishes,
     make_teacher,
     save_teacher,
     teacher_observation,
     trial_env,
+    tried,
 )
 from asap.teachers import Planned, Trained, find_teacher, own_teacher
 from asap.tracking import Reference
@@ -212,11 +212,13 @@ def test_a_teacher_of_another_robot_is_refused(env: TeachingEnv, clips: list[Mot
 
 def test_who_finishes_is_counted(robot: Robot, env: TeachingEnv, clips: list[Motion]) -> None:
     trial = trial_env(robot, clips[1], noise=0.0, num_envs=8, threads=1)
-    assert finishes(_network(env), trial) == 1.0  # a third of a second near the clip's end
+    assert tried(_network(env), trial) == (1.0, 1.0)  # a third of a second near the clip's end
     wild = _network(env)
     wild.act = lambda env: np.full((8, 29), 8.0)  # type: ignore[method-assign, assignment]
     longer = trial_env(robot, _piece(robot, "squat", 2.0), noise=0.0, num_envs=8, threads=1)
-    assert finishes(wild, longer) == 0.0
+    came = tried(wild, longer)
+    assert came.finished == 0.0
+    assert 0.0 < came.reach < 1.0
 
 
 def test_a_file_that_is_named_is_taken_and_a_regulator_where_it_is_asked_for(

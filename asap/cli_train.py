@@ -76,6 +76,8 @@ class Pretrain(Common):
             "wall_s": result.wall_s,
             "steps_per_s": result.steps / max(result.wall_s, 1e-9),
         }
+        imitation = trainer.ppo.imitation
+        facts["teacher"] = imitation.about if imitation else ""
         if result.evaluation is None:
             again = (
                 f"stopped after {result.steps} steps; to continue, give the same options with "
@@ -87,7 +89,9 @@ class Pretrain(Common):
         rows = [[name, show(overall[name], 2)] for name in ("success_rate", *ERROR_NAMES)]
         title = f"{run_dir / POLICY}: {result.steps} steps in {result.wall_s / 60:.1f} minutes"
         heading = f"{FINAL * config.episodes} episodes, starts: {config.judged_from}"
-        return Outcome(result=facts, shown=[table(title, [heading, ""], rows)], inputs=inputs)
+        shown = [table(title, [heading, ""], rows)]
+        copied = [f"copied at first: {facts['teacher']}"] if facts["teacher"] else []
+        return Outcome(result=facts, shown=[*shown, *copied], inputs=inputs)
 
 
 def overlaid(preset: Config, given: Config, default: Config) -> Config:

@@ -32,6 +32,11 @@ class Teacher(Protocol):
         """False if it falls itself, and nothing is to be learned from it."""
         ...
 
+    @property
+    def about(self) -> str:
+        """What it is and how well it does, in a few words."""
+        ...
+
     def act(self, env: TrackingEnv) -> np.ndarray:
         """Actions (N, A) for robots as they are now."""
         ...
@@ -84,6 +89,13 @@ class Imitation:
         if self._teacher is None:
             self._teacher = self._plan()
             self.given_up = not self._teacher.worth_copying
+
+    @property
+    def about(self) -> str:
+        """Who was copied; empty as long as nobody was."""
+        if self._teacher is None:
+            return ""
+        return f"{self._teacher.about}{'; not copied' if self.given_up else ''}"
 
     def wanted(self) -> np.ndarray:
         """What the teacher would do now, as actions (N, A)."""

@@ -41,6 +41,11 @@ class Planned:
         return self.regulator.finished
 
     @property
+    def about(self) -> str:
+        """How far it comes."""
+        return f"regulator planned for the clip, finishes {self.finished:.0%} of its tests"
+
+    @property
     def worth_copying(self) -> bool:
         """A linear teacher that is lost says nothing useful."""
         return self.finished >= WORTH_COPYING
@@ -61,6 +66,12 @@ class Trained:
     def finished(self) -> float:
         """Part of its test rollouts that reached the clip's end."""
         return self.trial.finished
+
+    @property
+    def about(self) -> str:
+        """How far it comes."""
+        finished, reach = self.trial
+        return f"trained teacher, finishes {finished:.0%} of its tests, comes through {reach:.0%}"
 
     @property
     def worth_copying(self) -> bool:

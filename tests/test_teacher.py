@@ -279,8 +279,8 @@ def test_the_command_teaches_and_a_policy_copies_what_it_made(
     assert 0.0 <= facts["evaluation"]["success_rate"] <= 1.0
     copying = ["--train.imitate.teacher", facts["onnx"], "--train.imitate.iterations", "2",
                "--train.imitate.passes", "1", "--train.imitate.batch", "16"]  # fmt: skip
-    assert main(["pretrain", "--motion", "squat", "--train.steps", "64", *copying, "--json",
-                 str(tmp_path / "made.json"), "--out", str(tmp_path / "pretrain"), *small]) == 0  # fmt: skip
+    copying += ["--json", str(tmp_path / "made.json"), "--out", str(tmp_path / "pretrain")]
+    assert main(["pretrain", "--motion", "squat", "--train.steps", "64", *copying, *small]) == 0
     made = json.loads((tmp_path / "made.json").read_text())
     assert made["teacher"].startswith("trained teacher")
     capsys.readouterr()

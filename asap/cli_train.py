@@ -28,9 +28,11 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {"cpu": TrainConfig, "paper": Tr
 class Pretrain(Common):
     """Train a motion tracker on CPU cores, from nothing or on from a policy.
 
-    The actor sees proprioception and phase, the critic also the motion and the whole state. A run
-    is a folder; Ctrl-C saves it, --resume continues it to the bit. The result is the best policy
-    of all evaluations on the way, exported with its contract. Curves are in metrics.jsonl, and for
+    The actor sees proprioception and phase, the critic also the motion and the whole state. At
+    first the actor copies the robot's teacher (`asap teach`), or a regulator planned for the clip,
+    whichever does better; --train.imitate.iterations 0 begins from nothing. A run is a folder;
+    Ctrl-C saves it, --resume continues it to the bit. The result is the best policy of all
+    evaluations on the way, exported with its contract. Curves are in metrics.jsonl, and for
     TensorBoard, which is installed by itself: tensorboard --logdir FOLDER.
     """
 

@@ -1,7 +1,7 @@
 """Which teacher a policy copies before it learns by itself.
 
 teacher = find_teacher(robot, motion, "auto")
-teacher.finished                                   # of its own noisy test rollouts
+if teacher.worth_copying: action = teacher.act(env)
 """
 
 from __future__ import annotations

@@ -28,6 +28,10 @@ come through so much of a clip: what it does until then is worth something still
 GOOD = 0.9
 """A network that finishes so many of its tests is taken without planning a regulator."""
 
+HEAD_START = 0.2
+"""A regulator must finish so many more: it does worse away from its motion. On a jump with a turn
+both finish about 80 % of their tests; copied, the network's pupils finish more."""
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -102,7 +106,7 @@ def find_teacher(robot: Robot, motion: Motion, which: str = AUTO, *, threads: in
         if which != AUTO or network.finished >= GOOD:
             return network
     planned = Planned(plan_regulator(robot, motion, threads=threads))
-    if network is not None and network.finished >= planned.finished:
+    if network is not None and network.finished + HEAD_START >= planned.finished:
         return network
     return planned
 

@@ -13,7 +13,8 @@ from asap.cli_train import overlaid
 from asap.curves import METRICS, read_rows
 from asap.inputs import open_motion, shipped_motions
 from asap.robot import Robot
-from asap.teach import HELD_OUT, TEACHER, TeacherTrainer, choreographies
+from asap.teach import HELD_OUT, TEACHER, TeacherTrainer, choreographies, roughened
+from asap.teacher import NetworkTeacher
 from asap.training_run import TrainConfig
 from asap_deploy.errors import InputError
 
@@ -35,6 +36,11 @@ class Teach(Common):
     random: int = 180
     """Random choreographies to learn as well, for robots with the joints of a G1; others judge the
     result. 0: none; the clips judge."""
+    rough: int = 180
+    """Copies of these motions to learn as well, with the errors of motions that were filmed: they
+    slide, lean and tremble. Others judge the result. 0: none."""
+    init: Path | None = None
+    """Teacher to start from, also of a robot with most of the same joints."""
     out: Path | None = None
     """Folder of the run; runs/teach/<time>-<seed> by default."""
     resume: bool = False
@@ -60,10 +66,16 @@ class Teach(Common):
         ]
         if not motions:
             raise InputError("there is nothing to learn: give --motion or --random")
-        trainer = TeacherTrainer(robot, motions, judged_on, config, run_dir, resume=self.resume)
+        if self.rough:
+            motions += roughened(motions, robot, range(self.rough))
+            judged_on += roughened(judged_on, robot, HELD_OUT)
+        init = None if self.init is None else NetworkTeacher.load(self.init)
+        trainer = TeacherTrainer(robot, motions, judged_on, config, run_dir, resume=self.resume,
+                                 init=init)  # fmt: skip
         with watched(trainer, quiet=self.quiet) as (watch, stopped):
             interrupted = trainer.train(watch, stopped)
         inputs, steps = [clip.path for clip in clips], trainer.ppo.num_timesteps
+        inputs += [self.init] if self.init else []
         facts = {"run_dir": run_dir, "steps": steps, "wall_s": trainer.trained_s}
         if interrupted:
             again = f"stopped after {steps} steps; continue with --resume --out {run_dir}"

@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from asap import warm_start
 from asap.dynamics_check import check_dynamics
 from asap.policy import as_layers
 from asap.ppo import TrackerPPO
 from asap.random_motions import random_motion
 from asap.robot import Robot
+from asap.rough_motions import roughen
 from asap.teacher import (
     NetworkTeacher,
     TeacherFacts,
@@ -33,6 +35,7 @@ from asap.teacher import (
     trial_env,
     tried,
 )
+from asap.teacher_start import start_from
 from asap.training_run import Report, TrainConfig, TrainingRun
 from asap.vecenv import TrackingVecEnv
 from asap_deploy.motion import Motion
@@ -48,6 +51,7 @@ class TeacherTrainer(TrainingRun):
     def __init__(
         self, robot: Robot, motions: Sequence[Motion], judged_on: Sequence[Motion],
         config: TrainConfig, run_dir: Path, *, resume: bool = False,
+        init: NetworkTeacher | None = None,
     ) -> None:  # fmt: skip
         """Make environments and networks; with ``resume`` as they were at the last checkpoint.
 
@@ -58,9 +62,11 @@ class TeacherTrainer(TrainingRun):
             config: How.
             run_dir: Folder of the run.
             resume: Continue the run in it.
+            init: A teacher to start from, also of another description of the robot.
 
         Raises:
-            InputError: If there is nothing to resume, or it was another run.
+            InputError: If there is nothing to resume, or it was another run, or ``init`` is of
+                a robot that is too different.
         """
         fast = robot.for_training() if config.cheap_shapes else robot
         self.robot = fast.with_(integrator=config.integrator, physics_dt=config.physics_dt)
@@ -68,7 +74,12 @@ class TeacherTrainer(TrainingRun):
         rng = np.random.default_rng(np.random.SeedSequence(config.seed).spawn(1)[0])
         env = TeachingEnv(self.robot, motions, config.env, config.num_envs, rng,
                           threads=config.threads)  # fmt: skip
-        ppo = TrackerPPO(TrackingVecEnv(env), config.ppo, config.seed)
+        weights, self._init = None, init
+        if init is not None:
+            weights = start_from(init, Robot.load(init.facts.robot), env)
+            widths = warm_start.actor_widths(weights)
+            config = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, actor=widths))
+        ppo = TrackerPPO(TrackingVecEnv(env), config.ppo, config.seed, init=weights)
         super().__init__(env, ppo, config, run_dir, resume=resume)
 
     def train(
@@ -114,6 +125,7 @@ class TeacherTrainer(TrainingRun):
             "robot": self.robot.name,
             "motions_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
             "train": dataclasses.asdict(self.config),
+            "init": None if self._init is None else hashlib.sha256(self._init.data).hexdigest(),
         }
 
 
@@ -138,3 +150,10 @@ def choreographies(robot: Robot, seeds: Iterable[int], folder: Path) -> Iterator
             motion = random_motion(seed, robot)
             motion.save(path)
         yield None if check_dynamics(motion, robot).problems else motion
+
+
+def roughened(motions: Sequence[Motion], robot: Robot, seeds: Iterable[int]) -> Iterator[Motion]:
+    """Motions in turn as a film of them would have come out, one for every seed."""
+    for place, seed in enumerate(seeds):
+        rng = np.random.default_rng(np.random.SeedSequence([seed, 7]))
+        yield roughen(motions[place % len(motions)], robot, rng)

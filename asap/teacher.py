@@ -105,6 +105,30 @@ def teacher_observation(env: TrackingEnv, guide: Guide) -> np.ndarray:
     return np.clip(seen, -_LIMIT, _LIMIT)
 
 
+def observed_names(joints: Sequence[str], commanded: Sequence[str]) -> list[str]:
+    """What every column of ``teacher_observation`` is, joint by joint: (D,) names."""
+
+    def each(what: str, of: Sequence[Any]) -> list[str]:
+        return [f"{what} {one}" for one in of]
+
+    seen = each("action", commanded)
+    for what, count in (("ang_vel", 3), ("lin_vel", 3), ("gravity", 3), ("leans", 3), ("sinks", 1)):
+        seen += each(what, range(count))
+    for what in ("joint_pos off", "joint_vel", "joint_vel off"):
+        seen += each(what, joints)
+    for what, count in (("feet off", 6), ("feet rise", 2), ("feet push", 2)):
+        seen += each(what, range(count))
+    seen += each("then joint_pos", joints) + each("then joint_vel", joints)
+    for what, count in (("gravity", 3), ("height", 1), ("lin_vel", 3), ("ang_vel", 3), ("feet", 6)):
+        seen += each(f"then {what}", range(count))
+    for ahead_s in AHEAD_S:
+        when = f"in {ahead_s} s"
+        seen += each(f"{when} joint_pos", joints)
+        for what, count in (("base", 3), ("gravity", 3), ("turn", 1), ("feet rise", 2)):
+            seen += each(f"{when} {what}", range(count))
+    return seen + each("away", range(2)) + ["turned"]
+
+
 def _half_turn(quat: np.ndarray) -> np.ndarray:
     """Sine of half the angle about the vertical (N, 1), the shorter way round."""
     return quat[:, 3:] * np.where(quat[:, :1] < 0.0, -1.0, 1.0)

@@ -22,14 +22,14 @@ from torch import nn
 
 from asap.evaluate import with_gains
 from asap.export import make_contract
-from asap.onnx_file import Layer
+from asap.onnx_file import INPUT, OUTPUT, Layer
 from asap.policy import ACTIVATIONS, Activation, AsymmetricPolicy
 from asap.robot import Robot
 from asap_deploy.contract import PolicyContract
 from asap_deploy.errors import InputError
 from asap_deploy.motion import Motion
 from asap_deploy.observation import LAYOUTS, OBSERVATION_LIMIT
-from asap_deploy.onnx_graph import Node
+from asap_deploy.onnx_graph import Node, OnnxGraph
 from asap_deploy.onnx_ops import OPERATORS
 from asap_deploy.policy import Policy
 
@@ -81,11 +81,31 @@ def read_actor(policy: Policy) -> ActorWeights:
     Raises:
         InputError: If its graph is more than a multilayer perceptron; names the node.
     """
-    contract, graph = policy.contract, policy.graph
+    contract = policy.contract
+    weights = _read(policy.graph, len(contract.element_names),
+                    (contract.input_name, contract.output_name), contract.action_limit)  # fmt: skip
+    check_same(policy, weights)
+    return weights
+
+
+def read_network(data: bytes, width: int) -> ActorWeights:
+    """The layers of a network that ``onnx_file.network`` wrote.
+
+    Args:
+        data: The file.
+        width: Of its input.
+
+    Raises:
+        InputError: If it is more than a multilayer perceptron.
+    """
+    return _read(OnnxGraph.parse(data), width, (INPUT, OUTPUT), np.inf)
+
+
+def _read(graph: OnnxGraph, width: int, ends: tuple[str, str], action_limit: float) -> ActorWeights:
+    """The layers between an input and an output."""
     known: dict[str, np.ndarray] = dict(graph.weights)
-    reader = _Reader(len(contract.element_names), contract.action_limit)
-    value = contract.input_name
-    for node in _needed(graph.nodes, contract.output_name):
+    reader, (value, result) = _Reader(width, action_limit), ends
+    for node in _needed(graph.nodes, result):
         if all(name in known for name in node.inputs if name):
             given = [known[name] if name else None for name in node.inputs]
             known[node.outputs[0]] = OPERATORS[node.operator](given, node.attributes)
@@ -97,9 +117,7 @@ def read_actor(policy: Policy) -> ActorWeights:
             raise _not_understood(node, "it takes more than the layer before it and constants")
         reader.read(node, [known.get(name) for name in others])
         value = node.outputs[0]
-    weights = reader.weights()
-    check_same(policy, weights)
-    return weights
+    return reader.weights()
 
 
 def check_same(policy: Policy, weights: ActorWeights) -> None:

@@ -59,8 +59,9 @@ class PpoConfig:
     learning_rate: float = 3e-4
     """At the start; with --init that of the critic's warm-up."""
     first_rate: float = 1e-5
-    """With --init the learning rate with which the policy begins to move: at 3e-4 a first iteration
-    moves one by KL 0.19, at 1e-5 by 0.002 to 0.013."""
+    """The learning rate with which a policy that can do something already begins to move, of --init
+    or copied from a teacher: at 3e-4 a first iteration moves one by KL 0.19, at 1e-5 by 0.002 to
+    0.013."""
     target_kl: float = 0.03
     """The learning rate falls above twice, and rises below half of this."""
     last_kl: float | None = 0.01
@@ -257,6 +258,7 @@ class TrackerPPO(PPO):
             imitation.forget()
             # Moments of the small gradients of a finished fit would blow up PPO's first steps.
             optimizer.state.clear()
+            self.adaptive_rate = self.config.first_rate
         return {"imitation_error": error, "value_loss": float(value_loss.detach())}
 
     @torch.no_grad()

@@ -330,14 +330,14 @@ class FakeSupervisor:
     def __init__(self) -> None:
         self.handover = Handover.create(len(NAMES))
         self.handover.post_state(self.handover.frames.pack_state(at()))
-        self.posts, self.lives, self.objection = [], True, None
+        self.posts, self.lives, self.said = [], True, {}
 
     def post(self, post) -> int:
         self.posts.append(post)
         return self.handover.post(post)
 
-    def fault(self):
-        return self.objection
+    def status(self) -> dict:
+        return self.said
 
     def alive(self) -> bool:
         return self.lives

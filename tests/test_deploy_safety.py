@@ -47,13 +47,14 @@ def measured(rng: np.random.Generator):
 def test_whatever_is_asked_for_what_leaves_is_finite_in_limits_and_bounded_in_step_and_torque():
     rng, lim = np.random.default_rng(0), limits()
     command_filter, before, accepted, limited = CommandFilter(lim), None, 0, 0
-    for _ in range(CASES):
+    for case in range(CASES):
         if rng.random() < 0.02:
             command_filter.forget()
             before = None
         now = measured(rng)
         try:
-            command_filter.accept(wild(rng, 1.5), np.abs(wild(rng, 60.0)), wild(rng, 3.0))
+            gains = np.abs(wild(rng, 60.0)), wild(rng, 3.0)
+            command_filter.accept(wild(rng, 1.5), *gains, DT * (case + rng.uniform(-0.2, 0.2)))
             first, changed = command_filter.command(now)
             second, _ = command_filter.command(measured(rng))
         except (Refusal, TypeError):
@@ -87,13 +88,13 @@ def test_a_command_that_is_none_is_refused_by_name(place, value):
     arrays = [np.zeros(JOINTS) for _ in range(3)]
     arrays[place][4] = value
     with pytest.raises(Refusal, match=r"(target|stiffness|damping) of joint_4 is"):
-        CommandFilter(limits()).accept(*arrays)
+        CommandFilter(limits()).accept(*arrays, 0.0)
 
 
 def test_a_target_within_all_limits_goes_out_as_it_is():
     command_filter = CommandFilter(limits())
     target, gain = np.linspace(-0.05, 0.05, JOINTS), np.full(JOINTS, 40.0)
-    command_filter.accept(target, gain, np.full(JOINTS, 2.0))
+    command_filter.accept(target, gain, np.full(JOINTS, 2.0), 0.0)
     command, limited = command_filter.command(state())
     np.testing.assert_array_equal(command.joint_pos_target, target)
     np.testing.assert_array_equal(command.stiffness, gain)
@@ -103,7 +104,8 @@ def test_a_target_within_all_limits_goes_out_as_it_is():
 def test_a_saturated_target_gives_the_motor_its_effort_limit_and_no_more():
     lim = limits(step_limit=np.full(JOINTS, 5.0))
     command_filter = CommandFilter(lim)
-    command_filter.accept(np.full(JOINTS, 1.5), np.full(JOINTS, 100.0), np.full(JOINTS, 2.0))
+    gains = np.full(JOINTS, 100.0), np.full(JOINTS, 2.0)
+    command_filter.accept(np.full(JOINTS, 1.5), *gains, 0.0)
     command, _ = command_filter.command(state(joint_vel=np.full(JOINTS, 3.0)))
     torque = 100.0 * command.joint_pos_target - 2.0 * 3.0
     # 100 * 1.5 - 6 = 144 Nm is above every limit.

@@ -157,13 +157,17 @@ def test_nothing_is_published_before_the_robots_own_controller_has_let_go(play, 
     states_of(link, 5)
     assert twin.controller == "ai" and link.stats(0.0) == LinkStats(1, 0)
 
+    went_out = []
+
     def obeyed():
-        link.write(braking(link))
+        went_out.append(link.write(braking(link)))
         time.sleep(0.002)
         return twin.robot.counts["accepted"] > 20
 
     wait_for(obeyed)
     counts = twin.robot.counts
+    assert not went_out[0] and went_out[-1]  # a link says whether it was heard
+    assert went_out == sorted(went_out) and sum(went_out) >= counts["accepted"]
     assert link._release.released == "ai" and counts["released"] == 1
     assert set(counts) == {"released", "accepted"}  # none dropped, none released in vain
 
@@ -172,7 +176,12 @@ def test_a_controller_that_is_not_active_is_not_released(play, join):
     twin = play(controller="")
     link = join()
     states_of(link, 5)
-    wait_for(lambda: link.write(braking(link)) or twin.robot.counts["accepted"] > 5)
+
+    def obeyed():
+        link.write(braking(link))
+        return twin.robot.counts["accepted"] > 5
+
+    wait_for(obeyed)
     assert set(twin.robot.counts) == {"accepted"}
 
 

@@ -51,7 +51,7 @@ class Seen(NamedTuple):
     lag_s: float
     """By which the robot's clock is behind (or, negative, ahead of) what it was at best [s]"""
     remote_gone_s: float
-    """Since the remote was last there; 0 if it never was [s]"""
+    """Since the remote was last there; inf if it never was [s]"""
 
 
 class StateWatch:
@@ -97,7 +97,7 @@ class StateWatch:
         """What the guards look at; None before the first state."""
         if self.latest is None:
             return None
-        gone = 0.0 if self._remote_s is None else now_s - self._remote_s
+        gone = math.inf if self._remote_s is None else now_s - self._remote_s
         age = now_s - self.latest.arrival_s
         lag = self._offset_s - self._best_s
         return Seen(now_s, self.latest, self.limits, stats, age, lag, gone)
@@ -207,6 +207,8 @@ def _joint_range(seen: Seen) -> Optional[str]:
 def _remote_lost(seen: Seen) -> Optional[str]:
     if seen.remote_gone_s <= seen.limits.remote_lost_s:
         return None
+    if math.isinf(seen.remote_gone_s):
+        return "the remote was never there: nobody could stop the robot with it"
     return f"the remote is gone for {seen.remote_gone_s:.1f} s"
 
 

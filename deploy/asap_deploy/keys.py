@@ -36,6 +36,10 @@ STEADY_S = 0.5
 class Keys(Protocol):
     """A source of orders."""
 
+    def begin(self) -> None:
+        """From now on orders count; what was pressed before was not meant for what is now."""
+        ...
+
     def poll(self, now_s: float, mode: str, state: Optional[RobotState]) -> List[str]:
         """Orders since the last poll."""
         ...
@@ -50,6 +54,10 @@ class RemoteKeys:
 
     def __init__(self) -> None:
         """Whatever is pressed now must be let go first."""
+        self.begin()
+
+    def begin(self) -> None:
+        """All buttons must be up once before one counts."""
         self._last, self._polls, self._armed = -1, 0, False
 
     def poll(self, now_s: float, mode: str, state: Optional[RobotState]) -> List[str]:
@@ -93,6 +101,12 @@ class TerminalKeys:
         tty.setcbreak(self._fd)
         self._pressed: Dict[str, float] = {}
 
+    def begin(self) -> None:
+        """Keys that were pressed while the checks ran are thrown away: they must arm nobody."""
+        import termios
+
+        termios.tcflush(self._fd, termios.TCIFLUSH)
+
     def poll(self, now_s: float, mode: str, state: Optional[RobotState]) -> List[str]:
         """Orders typed since the last poll; keys that mean nothing are passed over."""
         orders = []
@@ -117,6 +131,35 @@ class TerminalKeys:
             termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
 
 
+class OnlyStop:
+    """Keys that may stop the robot and nothing else, for runs whose other orders are a script's."""
+
+    DAMP_S = 2.0
+    """Damping goes on for so long before the run ends [s]."""
+
+    def __init__(self, keys: Keys) -> None:
+        """Listen to others."""
+        self._keys = keys
+        self.stopped_s: Optional[float] = None
+        """When the operator stopped; None while nobody did."""
+
+    def begin(self) -> None:
+        """From now on."""
+        self._keys.begin()
+
+    def poll(self, now_s: float, mode: str, state: Optional[RobotState]) -> List[str]:
+        """Damping at once, the end a while later."""
+        wanted = {"damp", "quit"} & set(self._keys.poll(now_s, mode, state))
+        if self.stopped_s is None:
+            self.stopped_s = now_s if wanted else None
+            return ["damp"] if wanted else []
+        return ["quit"] if now_s - self.stopped_s > self.DAMP_S else []
+
+    def close(self) -> None:
+        """Leave everything as it was."""
+        self._keys.close()
+
+
 class ScriptedKeys:
     """Orders at given times, for tests and demonstrations on a simulated robot."""
 
@@ -138,6 +181,9 @@ class ScriptedKeys:
             self._left.append((order, when))
         self._start_s: Optional[float] = None
         self._mode, self._mode_s = "", 0.0
+
+    def begin(self) -> None:
+        """A script counts from its first poll."""
 
     def poll(self, now_s: float, mode: str, state: Optional[RobotState]) -> List[str]:
         """Orders whose time has come."""

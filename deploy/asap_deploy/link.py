@@ -136,8 +136,12 @@ class Link(Protocol):
         """The newest state that ever arrived sound; None before the first."""
         ...
 
-    def write(self, command: RobotCommand) -> None:
-        """Send one command; never blocks."""
+    def write(self, command: RobotCommand) -> bool:
+        """Send one command; never blocks.
+
+        Returns:
+            Whether it went out; False while the robot's own controller has not let go.
+        """
         ...
 
     def stats(self, now_s: float) -> LinkStats:

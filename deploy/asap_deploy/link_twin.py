@@ -94,11 +94,12 @@ class TwinLink:
         self.read_new()
         return self._latest
 
-    def write(self, command: RobotCommand) -> None:
-        """Send a command."""
+    def write(self, command: RobotCommand) -> bool:
+        """Send a command; nothing holds a simulated robot back."""
         if self._read_only:
             raise InputError("this link was opened to read only")
         self._send(COMMAND, self._frames.pack_command(command))
+        return True
 
     def stats(self, now_s: float) -> LinkStats:
         """Publishers of states by what arrives, of commands by what the robot says it hears."""

@@ -97,16 +97,21 @@ class UnitreeLink:
         self.read_new()
         return self._latest
 
-    def write(self, command: RobotCommand) -> None:
+    def write(self, command: RobotCommand) -> bool:
         """Send a command; until the robot's own controller has let go, ask it to instead.
+
+        Returns:
+            Whether it went out.
 
         Raises:
             OSError: If it does not let go: then nothing is ever sent.
         """
         if self._commands is None or self._release is None:
             raise InputError("this link was opened to read only")
-        if self._release.done(time.monotonic()):
+        released = self._release.done(time.monotonic())
+        if released:
             self._commands.write(encode(low_cmd_of(command)))
+        return released
 
     def stats(self, now_s: float) -> LinkStats:
         """Who is connected as a publisher, whether or not it publishes now."""

@@ -22,15 +22,23 @@ from asap_deploy.frames import action_dtype
 from asap_deploy.handover import ACTION, EVENT, Post, event_bytes
 from asap_deploy.keys import Keys
 from asap_deploy.link import LinkSpec, RobotState
-from asap_deploy.realtime import MAX_OVERRUNS, FixedRate, Histogram, make_realtime
+from asap_deploy.realtime import (
+    LOOP_PRIORITY,
+    MAX_OVERRUNS,
+    FixedRate,
+    Histogram,
+    make_realtime,
+)
 from asap_deploy.recorder import Recorder
 from asap_deploy.safety import SafetyLimits
 from asap_deploy.states import MODES, Decision, Player, StateMachine
-from asap_deploy.supervised import Supervisor
+from asap_deploy.supervised import Supervisor, fault_of
 
-PRIORITY = 40
 END_S = 3.0
 """After a Ctrl-C without anybody at a terminal, damping goes on for so long [s]."""
+
+SILENT_S = 0.2
+"""A supervisor says how it is every 20 ms; after so long the operator is told [s]."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Session:
     facts: Dict[str, Any] = field(default_factory=dict)
     """About the run, for the recording."""
     core: Optional[int] = None
-    """CPU of the loop; the supervisor gets the one before."""
+    """CPU of the loop; the supervisor gets the one before, where there is one."""
     seconds: Optional[float] = None
     """End after this time."""
     say: Callable[[str], None] = print
@@ -75,6 +83,7 @@ class Loop:
         self.overruns = self.interrupts = 0
         self.gone = False
         """The supervisor has died: nothing reaches the robot any more."""
+        self._silent = False
         self._actions = action_dtype(_widest(session))
         self._said: Any = queue.SimpleQueue()
         self._teller = threading.Thread(target=self._tell, daemon=True)
@@ -83,8 +92,10 @@ class Loop:
     def run(self) -> None:
         """Until the operator quits."""
         self._teller.start()
-        got = make_realtime(PRIORITY, self.session.core)
+        got = make_realtime(LOOP_PRIORITY, self.session.core)
         self._note("loop", realtime=got)
+        for keys in self.session.keys:
+            keys.begin()
         rate = FixedRate(self.dt)
         try:
             while not self.machine.quit and not self.gone:
@@ -108,7 +119,9 @@ class Loop:
             self._said.put("the supervisor has died: nothing is written to the robot any more; "
                            "stop it with its remote")  # fmt: skip
             return
-        fault = self.supervisor.fault()
+        status = self.supervisor.status()
+        fault, self.machine.held_back = fault_of(status), bool(status.get("held_back"))
+        self._watch_supervisor(status, started_s)
         orders = [order for keys in self.session.keys
                   for order in keys.poll(started_s, self.machine.mode, state)]  # fmt: skip
         self._obey_interrupt(orders)
@@ -126,6 +139,15 @@ class Loop:
         while self.machine.said:
             self._said.put(self.machine.said.pop(0))
         self.histograms["tick"].add(time.monotonic() - started_s)
+
+    def _watch_supervisor(self, status: Dict[str, Any], now_s: float) -> None:
+        """One that is stopped writes no damping either, and its process still exists."""
+        silent_s = now_s - float(status.get("time_s", now_s))
+        if silent_s > SILENT_S and not self._silent:
+            self._note("supervisor silent", silent_s=silent_s)
+            self._said.put(f"the supervisor is silent for {silent_s:.1f} s: nothing is written to "
+                           "the robot; stop it with its remote")  # fmt: skip
+        self._silent = silent_s > SILENT_S
 
     def fail(self, error: BaseException) -> None:
         """Something broke here: say so to the supervisor, which damps at its next write."""
@@ -202,7 +224,7 @@ def run(session: Session) -> Report:
     Raises:
         InputError: If the link or the recording cannot be opened.
     """
-    supervisor = Supervisor.start(session.limits, session.link, core=session.core)
+    supervisor = Supervisor.start(session.limits, session.link, core=_one_before(session.core))
     recorder: Optional[Recorder] = None
     loop = Loop(session, supervisor)
     broken: Optional[BaseException] = None
@@ -240,10 +262,11 @@ def _report(loop: Loop, status: Dict[str, Any], written: Dict[str, Any],
             problems: List[str]) -> Report:  # fmt: skip
     """What a person wants to know at the end."""
     lines = [line for h in loop.histograms.values() if h.count for line in h.lines()]
-    reply = status.get("reply")
-    if reply and reply.get("count"):
-        lines.append(f"supervisor, from state to command: p50 {reply['p50']:.3f}, "
-                     f"p99 {reply['p99']:.3f}, max {reply['max']:.3f} ms")  # fmt: skip
+    for key, text in (("reply", "from state to command"), ("interval", "between two commands")):
+        times = status.get(key)
+        if times and times.get("count"):
+            lines.append(f"supervisor, {text}: {times['count']} times, p50 {times['p50']:.3f}, p99 "
+                         f"{times['p99']:.3f}, max {times['max']:.3f} ms")  # fmt: skip
     if loop.overruns:
         lines.append(f"{loop.overruns} control steps took too long")
     if written:
@@ -256,6 +279,11 @@ def _report(loop: Loop, status: Dict[str, Any], written: Dict[str, Any],
         "overruns": loop.overruns,
     }  # fmt: skip
     return Report(code, [*lines, *problems], facts)
+
+
+def _one_before(core: Optional[int]) -> Optional[int]:
+    """The supervisor's CPU: on one CPU with it, the policy would wait for every write."""
+    return None if core is None else max(0, core - 1)
 
 
 def _widest(session: Session) -> int:

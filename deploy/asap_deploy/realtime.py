@@ -9,11 +9,15 @@ rate.done()
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import os
 import time
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, Iterator, List, Optional
+
+LOOP_PRIORITY = 40
+"""Of the control loop under SCHED_FIFO; the supervisor's is above it."""
 
 MAX_OVERRUNS = 3
 """Overruns in a row after which the loop gives up."""
@@ -49,6 +53,25 @@ def make_realtime(priority: int, core: Optional[int] = None) -> List[str]:
         except (AttributeError, OSError, ValueError) as error:
             got.append(f"not on CPU {core} ({error})")
     return got
+
+
+@contextlib.contextmanager
+def at_priority(priority: int) -> Iterator[bool]:
+    """The scheduling of the control loop for a while, then what was before.
+
+    Yields:
+        Whether the system allowed it.
+    """
+    try:
+        before = os.sched_getscheduler(0), os.sched_getparam(0)
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    except (AttributeError, OSError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.sched_setscheduler(0, *before)
 
 
 class FixedRate:

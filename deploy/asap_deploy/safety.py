@@ -6,7 +6,7 @@ effort limit. What is not a command at all (NaN, wrong shape) is refused: then t
 
     limits = SafetyLimits.of([policy.contract], joint_names)
     command_filter = CommandFilter(limits)
-    command_filter.accept(target, stiffness, damping)            # a new target, 50 Hz
+    command_filter.accept(target, stiffness, damping, now)       # a new target, 50 Hz
     command, limited = command_filter.command(state)             # at every write, 500 Hz
 """
 
@@ -79,7 +79,7 @@ class SafetyLimits:
     battery_limit: float = 10.0
     """[percent]; a preflight asks for more"""
     remote_lost_s: float = 0.5
-    """A remote that was there and is gone for so long stops the robot [s]."""
+    """A remote that is gone for so long stops the robot; without one nobody arms [s]."""
 
     def __post_init__(self) -> None:
         """Make arrays read-only.
@@ -124,7 +124,6 @@ class SafetyLimits:
             return np.stack([np.array(getattr(contract, field), dtype=float)[column]
                              for contract, column in zip(contracts, columns)])  # fmt: skip
 
-        machines = [set(c.mode_machine) for c in contracts if c.mode_machine]
         dt, speed = contracts[0].control_dt, all_of("joint_vel_limit").min(axis=0)
         leans = [_lean(clip) for clip in clips if clip is not None]
         return cls(
@@ -137,7 +136,7 @@ class SafetyLimits:
             damping_limit=all_of("damping").max(axis=0),
             speed_limit=1.1 * speed,
             control_dt=dt,
-            mode_machine=tuple(sorted(set.intersection(*machines))) if machines else (),
+            mode_machine=_machines(contracts),
             tilt_limit=MAX_TILT_RAD + max(leans, default=0.0),
         )
 
@@ -149,6 +148,16 @@ class SafetyLimits:
     def with_(self, **changes: object) -> SafetyLimits:
         """The same with other numbers."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _machines(contracts: Sequence[PolicyContract]) -> Tuple[int, ...]:
+    """The robots that all policies fit; empty where none of them names any."""
+    named = [set(contract.mode_machine) for contract in contracts if contract.mode_machine]
+    fitting = set.intersection(*named) if named else set()
+    if named and not fitting:  # empty would mean: any robot
+        said = ", ".join(str(sorted(one)) for one in named)
+        raise InputError(f"the policies of one run must fit one robot; their mode_machine: {said}")
+    return tuple(sorted(fitting))
 
 
 def _lean(clip: ClipTable) -> float:
@@ -168,18 +177,22 @@ class CommandFilter:
         self._bounds: Optional[Tuple[np.ndarray, ...]] = None
         self._before: Optional[np.ndarray] = None
         self._written: Optional[np.ndarray] = None
+        self._due_s = -np.inf
 
     def forget(self) -> None:
         """Start anew at the pose that is measured next; after damping, targets have no past."""
         self._wanted = self._before = self._written = self._bounds = None
+        self._due_s = -np.inf
 
-    def accept(self, target: np.ndarray, stiffness: np.ndarray, damping: np.ndarray) -> None:
-        """A new target, once a control tick.
+    def accept(self, target: np.ndarray, stiffness: np.ndarray, damping: np.ndarray,
+               now_s: float) -> None:  # fmt: skip
+        """A new target, once a control tick; one that comes sooner wins no second step.
 
         Args:
             target: (J,) [rad].
             stiffness: (J,) [Nm/rad].
             damping: (J,) [Nms/rad].
+            now_s: When it came [s].
 
         Raises:
             Refusal: If these are not finite numbers of the right shape, or absurd.
@@ -200,7 +213,12 @@ class CommandFilter:
         self._wanted = arrays[0]
         self._gains = (np.clip(arrays[1], 0.0, self.limits.stiffness_limit),
                        np.clip(arrays[2], 0.0, self.limits.damping_limit))  # fmt: skip
-        self._before, self._bounds = self._written, None
+        self._bounds = None
+        if now_s >= self._due_s:
+            # Posts may come half a tick early or late; in the long run there is one step a tick.
+            dt = self.limits.control_dt
+            self._due_s = max(self._due_s + dt, now_s + 0.5 * dt)
+            self._before = self._written
 
     def command(self, state: RobotState) -> Tuple[RobotCommand, bool]:
         """The command for the state that is now; the first target must have been accepted.

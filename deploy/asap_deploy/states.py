@@ -116,6 +116,8 @@ class StateMachine:
         self.players, self.between = list(players), between
         self.mode, self.current = "passive", 0
         self.quit = False
+        self.held_back = False
+        """The robot's own controller has not let go: nothing that is asked for arrives."""
         self.said: List[str] = []
         """Lines for the operator; the caller takes them out."""
         self._since_s = 0.0
@@ -185,6 +187,8 @@ class StateMachine:
             self._enter("damp", time_s, "damping")
         elif order == "arm" and self.mode == "passive":
             self._enter("damp", time_s, "armed: damping")
+        elif order == "stand" and self.held_back:
+            self.said.append("not yet: the robot's own controller has not let go of the motors")
         elif order == "stand" and self.mode in ("damp", "ready", "hold"):
             self._stand(time_s, state)
         elif order == "go" and self.mode in ("ready", "hold"):

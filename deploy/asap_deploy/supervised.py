@@ -93,8 +93,7 @@ class Supervisor:
 
     def fault(self) -> Optional[Tuple[str, str, float]]:
         """Guard, text and time of the fault; None while there is none."""
-        found = self.status().get("fault")
-        return None if not found else (str(found[0]), str(found[1]), float(found[2]))
+        return fault_of(self.status())
 
     def alive(self) -> bool:
         """Whether the process runs."""
@@ -125,3 +124,9 @@ class Supervisor:
                 os.close(fd)
         self._policy_fd = self.alive_fd = -1
         return problems
+
+
+def fault_of(status: Dict[str, Any]) -> Optional[Tuple[str, str, float]]:
+    """Guard, text and time of the fault in a status; None where there is none."""
+    found = status.get("fault")
+    return None if not found else (str(found[0]), str(found[1]), float(found[2]))

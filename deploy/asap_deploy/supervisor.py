@@ -14,6 +14,7 @@ As a process: ``python -m asap_deploy.supervisor CONFIG.json``, started by ``Sup
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -54,6 +55,8 @@ class SupervisorCore:
         self.fault: Optional[Fault] = None
         """Why everything is damping from now on; never reset."""
         self.writing = self.ended = self.damped = self.limited = False
+        self.held_back = False
+        """The robot's own controller has not let go: what is written does not go out."""
         self.number = self.accepted = 0
         self._moving = False
         self._machine: Optional[int] = None
@@ -132,8 +135,11 @@ class SupervisorCore:
         if not self.writing:
             self.latch("policy_data", "a target before the robot was armed", now_s)
             return
+        if self.held_back:  # it would come out as a leap, from a pose that nobody holds any more
+            self.latch("policy_data", "a target before the robot's own controller let go", now_s)
+            return
         try:
-            self.filter.accept(post.target, post.stiffness, post.damping)
+            self.filter.accept(post.target, post.stiffness, post.damping, now_s)
         except Refusal as refusal:
             self.latch("policy_data", str(refusal), now_s)
             return
@@ -159,6 +165,13 @@ class SupervisorCore:
                 return command
             except Refusal as refusal:
                 self.latch("state_finite", str(refusal), now_s)
+        return self.braking()
+
+    def braking(self) -> Optional[RobotCommand]:
+        """Damping by the last state that was believed; None while nothing was armed."""
+        state = self.watch.latest
+        if not self.writing or state is None:
+            return None
         command = damping_command(self.limits, state)
         # Frames with another machine number are dropped: a state that lies must not matter here.
         return command._replace(mode_machine=int(self._machine or 0))
@@ -191,14 +204,13 @@ class SupervisorLoop:
     def run(self) -> None:
         """Write until told."""
         while not self._over(time.monotonic()):
-            self.link.wait(max(0.0, self._stepped_s + 1.1 * WRITE_DT - time.monotonic()))
-            self._stepped_s = time.monotonic()
             try:
+                self.link.wait(max(0.0, self._stepped_s + 1.1 * WRITE_DT - time.monotonic()))
+                self._stepped_s = time.monotonic()
                 self.step(time.monotonic())
             except Exception as error:  # whatever it is, the robot must be damped
-                self.core.latch("supervisor_error", f"{type(error).__name__}: {error}"[:150],
-                                time.monotonic())  # fmt: skip
-                time.sleep(0.25 * WRITE_DT)
+                self._brake(error)
+                time.sleep(max(0.0, self._written_s + WRITE_DT - time.monotonic(), 1e-4))
         self._note("end", time.monotonic())
         self._post_status(time.monotonic())
 
@@ -207,13 +219,32 @@ class SupervisorLoop:
         core, states = self.core, self.link.read_new()
         known = core.watch.latest
         command = core.tick(now_s, states, self.link.stats(now_s), self._newest(), self._policy())
-        if command is not None and now_s - self._written_s > 0.5 * WRITE_DT:
-            self.link.write(command)
-            self._note_write(command, time.monotonic())
+        self._write(command, now_s)
         self._note_states(states, known)
-        if core.fault is not None and not self._announced:
+        self._say_how_it_is(now_s)
+
+    def _brake(self, error: Exception) -> None:
+        """Damp with no more than the last sound state; the rest may be what is broken."""
+        now_s = time.monotonic()
+        self.core.latch("supervisor_error", f"{type(error).__name__}: {error}"[:150], now_s)
+        with contextlib.suppress(Exception):
+            self._write(self.core.braking(), now_s)
+        with contextlib.suppress(Exception):
+            self._say_how_it_is(now_s)
+
+    def _write(self, command: Optional[RobotCommand], now_s: float) -> None:
+        if command is None or now_s - self._written_s <= 0.5 * WRITE_DT:
+            return
+        self.core.held_back = not self.link.write(command)
+        if not self.core.held_back:
+            self._note_write(command, time.monotonic())
+
+    def _say_how_it_is(self, now_s: float) -> None:
+        """Status for the policy, a fault at once."""
+        fault = self.core.fault
+        if fault is not None and not self._announced:
             self._announced = True
-            self._note("fault", core.fault.time_s, guard=core.fault.guard, text=core.fault.text)
+            self._note("fault", fault.time_s, guard=fault.guard, text=fault.text)
             self._status_s = -np.inf
         if now_s - self._status_s >= _STATUS_EVERY_S:
             self._post_status(now_s)
@@ -277,6 +308,7 @@ class SupervisorLoop:
         self.memory.post_status({
             "time_s": now_s, "pid": os.getpid(), "writing": core.writing, "damped": core.damped,
             "fault": None if fault is None else [fault.guard, fault.text, fault.time_s],
+            "held_back": core.held_back,
             "accepted": core.accepted, "bad_checksums": core.watch.bad_checksums,
             "not_newer": core.watch.not_newer, "ended": core.ended, **self._briefs,
         })  # fmt: skip

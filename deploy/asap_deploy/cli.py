@@ -33,6 +33,7 @@ from asap_deploy.preflight import (
     WARN,
     Check,
     failed,
+    look_at_contracts,
     look_at_disk,
     look_at_policies,
     look_at_robot,
@@ -127,8 +128,11 @@ def _check(options: argparse.Namespace) -> int:
     facts: Dict[str, Any] = {"checks": [check._asdict() for check in checks]}
     status = CHECK_FAILED if failed(checks) else DONE
     if options.ladder and status == DONE:
-        keys = _asker(options)
-        rungs = climb(options.policy, limits, _spec(options), keys, print)
+        ask = _asker(options)
+        options.json = options.json or Path(time.strftime("ladder-%Y%m%d-%H%M%S.json"))
+        rungs = climb(options.policy, limits, _spec(options), ask, print,
+                      lambda: _stoppers(options), options.out)  # fmt: skip
+        print(f"answers: {options.json}")
         facts["ladder"] = [rung._asdict() for rung in rungs]
         status = DONE if all(rung.passed for rung in rungs) else CHECK_FAILED
     print("FAILED: do not arm" if status else "all checks passed")
@@ -198,6 +202,7 @@ def _prepare(options: argparse.Namespace, gain: float
         players = [Player(policy, path.stem, names, gain=gain)
                    for policy, path in zip(policies, paths)]  # fmt: skip
         checks = look_at_policies(players, worst)
+        checks += look_at_contracts([policy.contract for policy in policies], link.facts)
         checks += look_at_robot(link, limits, min(1.0, max(0.3, options.self_test_s)))
     finally:
         link.close()
@@ -244,6 +249,11 @@ def _operators(options: argparse.Namespace) -> List[Keys]:
     if not _simulated(options):
         raise InputError("--script drives simulated robots only: a real one needs a person")
     return [ScriptedKeys(options.script)]
+
+
+def _stoppers(options: argparse.Namespace) -> List[Keys]:
+    """Who may stop a rung of the ladder: who answers its questions, and the remote."""
+    return [RemoteKeys()] if options.answers is not None else [TerminalKeys(), RemoteKeys()]
 
 
 def _asker(options: argparse.Namespace) -> Callable[[str], str]:

@@ -3,20 +3,21 @@
 Before every rung a person is asked, and every answer is kept. A rung that faults, or a "no", ends
 the climb.
 
-    rungs = climb([Path("stand.onnx")], limits, spec, input, print)
+    rungs = climb([Path("stand.onnx")], limits, spec, input, print, lambda: [RemoteKeys()])
     all(rung.passed for rung in rungs)
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
-from typing import Callable, List, NamedTuple, Sequence
+from typing import Callable, List, NamedTuple, Optional, Sequence
 
 from asap_deploy.golden import load_policy
-from asap_deploy.keys import RemoteKeys, ScriptedKeys
+from asap_deploy.keys import Keys, OnlyStop, ScriptedKeys
 from asap_deploy.link import LinkSpec
-from asap_deploy.loop import Session, run
+from asap_deploy.loop import Session, closing, run
 from asap_deploy.safety import SafetyLimits
 from asap_deploy.states import Player
 
@@ -32,6 +33,9 @@ STEPS = (
 """Name, question, orders, part of the gains. Who wrote in the rung before counts as another
 commander for a second: nobody arms before it is over."""
 
+READ_ONLY = STEPS[0][0]
+"""The rung whose supervisor could not write if it wanted to."""
+
 
 class Rung(NamedTuple):
     """What was asked, answered and seen."""
@@ -46,7 +50,9 @@ class Rung(NamedTuple):
 
 
 def climb(policies: Sequence[Path], limits: SafetyLimits, link: LinkSpec,
-          ask: Callable[[str], str], say: Callable[[str], None]) -> List[Rung]:  # fmt: skip
+          ask: Callable[[str], str], say: Callable[[str], None],
+          operators: Callable[[], Sequence[Keys]], out: Optional[Path] = None,
+          ) -> List[Rung]:  # fmt: skip
     """Up to the first rung that fails.
 
     Args:
@@ -55,16 +61,26 @@ def climb(policies: Sequence[Path], limits: SafetyLimits, link: LinkSpec,
         link: To the robot.
         ask: Given a question, returns an answer; "y" goes on.
         say: Tells the operator.
+        operators: Makes what the operator can stop a rung with; nothing else is heeded from it.
+        out: Recording; each rung has its own beside it.
     """
-    policy, rungs = load_policy(policies[0]), []
+    policy = load_policy(policies[0])
+    rungs: List[Rung] = []
     for name, question, orders, gain in STEPS:
         answer = ask(f"{name}: {question} [y/N] ").strip().lower()
         passed, problems = False, ["not wanted"]
         if answer in ("y", "yes"):
             player = Player(policy, policies[0].stem, limits.joint_names, gain=gain)
-            report = run(Session([player], limits, link, [ScriptedKeys(orders), RemoteKeys()],
-                                 seconds=60.0, say=say))  # fmt: skip
-            passed, problems = report.status == 0, list(report.facts["problems"])
+            spec = dataclasses.replace(link, read_only=name == READ_ONLY)
+            stops = [OnlyStop(keys) for keys in operators()]
+            path = out and out.with_name(f"{out.stem}-rung{len(rungs) + 1}{out.suffix}")
+            with closing(stops):
+                report = run(Session([player], limits, spec, [ScriptedKeys(orders), *stops],
+                                     seconds=60.0, say=say, out=path))  # fmt: skip
+            problems = list(report.facts["problems"])
+            if any(stop.stopped_s is not None for stop in stops):
+                problems.append("stopped by the operator")
+            passed = report.status == 0 and not problems
         rungs.append(Rung(name, question, answer, passed, problems, time.time()))
         say(f"{name}: {'passed' if passed else 'ended, ' + '; '.join(problems)}")
         if not passed:

@@ -10,15 +10,16 @@ import platform
 import shutil
 import time
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from asap_deploy.contract import PolicyContract
 from asap_deploy.errors import InputError
 from asap_deploy.guards import STATE_GUARDS, StateWatch
-from asap_deploy.link import Link, RobotState
+from asap_deploy.link import Link, RobotFacts, RobotState
 from asap_deploy.observation import LAYOUTS
-from asap_deploy.realtime import FixedRate, Histogram
+from asap_deploy.realtime import LOOP_PRIORITY, FixedRate, Histogram, at_priority
 from asap_deploy.safety import SafetyLimits
 from asap_deploy.states import Player
 
@@ -31,6 +32,26 @@ SLOW_S = 1e-3
 """Inference or waking up later than this at the 99th percentile is worth a warning [s]."""
 
 _DISK_BYTES = 1 << 30
+
+G1_SIDES = {
+    "hip_pitch": (-2.5307, 2.8798, 88.0, 32.0), "hip_roll": (-0.5236, 2.9671, 139.0, 20.0),
+    "hip_yaw": (-2.7576, 2.7576, 88.0, 32.0), "knee": (-0.0873, 2.8798, 139.0, 20.0),
+    "ankle_pitch": (-0.8727, 0.5236, 50.0, 37.0), "ankle_roll": (-0.2618, 0.2618, 50.0, 37.0),
+    "shoulder_pitch": (-3.0892, 2.6704, 25.0, 37.0),
+    "shoulder_roll": (-1.5882, 2.2515, 25.0, 37.0), "shoulder_yaw": (-2.618, 2.618, 25.0, 37.0),
+    "elbow": (-1.0472, 2.0944, 25.0, 37.0), "wrist_roll": (-1.9722, 1.9722, 25.0, 37.0),
+    "wrist_pitch": (-1.6144, 1.6144, 5.0, 22.0), "wrist_yaw": (-1.6144, 1.6144, 5.0, 22.0),
+}  # fmt: skip
+"""What a G1 of revision 1.0 can do, by itself and not by a policy's word: lower and upper position
+[rad], torque [Nm], speed [rad/s], of the left side. A test compares it with the robot's model."""
+
+G1_WAIST = {"waist_yaw": (-2.618, 2.618, 88.0, 32.0), "waist_roll": (-0.52, 0.52, 50.0, 37.0),
+            "waist_pitch": (-0.52, 0.52, 50.0, 37.0)}  # fmt: skip
+_ROUNDED = 1e-4
+
+STIFFEST, MOST_DAMPED = 8.0, 0.5
+"""Gains of a joint per newton metre of its torque [1/rad, s/rad]: published policies for a G1 have
+up to 4.5 and 0.2. With more, an eighth of a radian, or noise of a speed, takes all the torque."""
 
 
 class Check(NamedTuple):
@@ -64,6 +85,59 @@ def look_at_policies(players: Sequence[Player], worst: Sequence[float]) -> List[
             text = f"{player.name}: needs the base position, which no robot measures by itself"
             checks.append(Check(FAIL, "observation", text))
     return checks
+
+
+def look_at_contracts(contracts: Sequence[PolicyContract], facts: RobotFacts) -> List[Check]:
+    """Whether what policies say about the robot's limits and gains can be true of this robot.
+
+    All limits of the run come from contracts: one that promises more than the robot has would
+    take a guard away without a word.
+
+    Args:
+        contracts: Of all policies of the run.
+        facts: Of the robot.
+    """
+    known = _g1() if facts.robot == "g1" else {}
+    checks = []
+    for contract in contracts:
+        odd = [text for name in contract.joint_names if name in known
+               for text in _beyond(contract, name, known[name])]  # fmt: skip
+        if facts.is_real and not contract.mode_machine:
+            odd.append("it names no mode_machine: it would run on any machine")
+        text = "; ".join(odd[:3]) + ("; ..." if len(odd) > 3 else "")
+        checks.append(Check(FAIL if odd else OK, "limits and gains", text or contract.robot))
+    if not known:
+        text = f"what '{facts.robot}' can do is not known here: the policies' own word is taken"
+        checks.append(Check(FAIL if facts.is_real else WARN, "limits and gains", text))
+    return checks
+
+
+def _g1() -> Dict[str, Tuple[float, ...]]:
+    """Limits by joint; what turns about x or z is mirrored on the right side."""
+    found: Dict[str, Tuple[float, ...]] = {f"{k}_joint": v for k, v in G1_WAIST.items()}
+    for name, (lower, upper, torque, speed) in G1_SIDES.items():
+        found[f"left_{name}_joint"] = (lower, upper, torque, speed)
+        if name.endswith(("roll", "yaw")):
+            lower, upper = -upper, -lower
+        found[f"right_{name}_joint"] = (lower, upper, torque, speed)
+    return found
+
+
+def _beyond(contract: PolicyContract, name: str, can: Tuple[float, ...]) -> List[str]:
+    """What a contract says of a joint and its robot cannot do."""
+    joint, (lower, upper, torque, speed) = contract.joint_names.index(name), can
+    said = {field: getattr(contract, field)[joint]
+            for field in ("joint_pos_lower", "joint_pos_upper", "torque_limit", "joint_vel_limit",
+                          "stiffness", "damping")}  # fmt: skip
+    allowed = {
+        "joint_pos_lower": (lower, upper), "joint_pos_upper": (lower, upper),
+        "torque_limit": (0.0, torque), "joint_vel_limit": (0.0, speed),
+        "stiffness": (0.0, STIFFEST * torque), "damping": (1e-3, MOST_DAMPED * torque),
+    }  # fmt: skip
+    return [f"{field} of {name} is {value:g}, this robot's is {allowed[field][0]:g} to "
+            f"{allowed[field][1]:g}" for field, value in said.items()
+            if not allowed[field][0] - _ROUNDED <= value <= allowed[field][1] + _ROUNDED
+            ]  # fmt: skip
 
 
 def look_at_robot(link: Link, limits: SafetyLimits, seconds: float = 1.0) -> List[Check]:
@@ -142,7 +216,7 @@ def time_itself(player: Player, limits: SafetyLimits, seconds: float = 2.0) -> L
     """Run the policy at its rate on made-up measurements, and see how punctual this machine is.
 
     Paced, because a policy that runs once in 20 ms finds cold caches: a loop without pauses would
-    show a sixth of the time.
+    show a sixth of the time. At the loop's priority, because that is what the loop will have.
 
     Args:
         player: The policy.
@@ -156,14 +230,16 @@ def time_itself(player: Player, limits: SafetyLimits, seconds: float = 2.0) -> L
         three, np.zeros((joints, 2)), zero, float("nan"), True, 0, np.zeros(4),
     )  # fmt: skip
     wake, inference = Histogram("wake"), Histogram("inference")
-    rate = FixedRate(limits.control_dt)
     player.runtime.reset()
-    for _ in range(max(3, round(seconds / limits.control_dt))):
-        wake.add(rate.wait())
-        player.step(state, 0.0)
-        inference.add(player.inference_s)
+    with at_priority(LOOP_PRIORITY) as allowed:
+        rate = FixedRate(limits.control_dt)
+        for _ in range(max(3, round(seconds / limits.control_dt))):
+            wake.add(rate.wait())
+            player.step(state, 0.0)
+            inference.add(player.inference_s)
     player.runtime.reset()
-    checks = []
+    text = "allowed" if allowed else "not allowed: latencies will be longer; see `ulimit -r`"
+    checks = [Check(OK if allowed else WARN, "real-time priority", text)]
     for histogram in (wake, inference):
         p99 = histogram.quantile_s(0.99)
         verdict = FAIL if p99 > 0.5 * limits.control_dt else WARN if p99 > SLOW_S else OK

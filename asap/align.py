@@ -22,9 +22,10 @@ from asap.align_config import AlignConfig, Task, Watch
 from asap.align_judge import Judging, judged
 from asap.correction import Correction
 from asap.evaluate import Case
-from asap.finetune import CONTROLS, CORRECTED, FITTED, UNTOUCHED, Arm, arms, trainer_of
+from asap.finetune import CONTROLS, CORRECTED, DELTA, FITTED, UNTOUCHED, Arm, arms, trainer_of
 from asap.fit import fit
 from asap.fit_files import CORRECTION, write_fit
+from asap.fit_methods import FitConfig
 from asap.inputs import OpenedMotion
 from asap.log_check import check_log
 from asap.log_import import OpenedLog
@@ -110,11 +111,12 @@ class _Run:
         for number in range(1, self.config.rounds + 1):
             found, correction = self._learn(number, policies)
             last = number == self.config.rounds
+            delta = self._delta_alone(number, found, correction) if last else None
             found["finetune"] = {}
             for task in self.tasks if not correction.empty else ():
                 name = task.clip.name
                 trained, told = self._finetune(
-                    number, task, policies[name], start[name], correction, controls=last
+                    number, task, policies[name], start[name], correction, delta, controls=last
                 )
                 found["finetune"][name] = told
                 policies[name] = trained[CORRECTED]
@@ -175,7 +177,7 @@ class _Run:
         checked = self._check(name, files)
         self.logs += [Log.load(self.folder / name / "checked" / Path(f).name) for f in files]
         self.log_hashes += [row["sha256"] for row in checked]
-        fitted = self._fit(name)
+        fitted = self._fit(f"{name}/fit", self.config.fit)
         correction = Correction.load(self.folder / name / "fit" / CORRECTION)
         return {"number": number, "logs": checked, "replay": self._replay(name),
                 "fit": fitted}, correction  # fmt: skip
@@ -253,23 +255,33 @@ class _Run:
 
         return self.stages.do(f"{name}/replay", self.base | {"logs": self.log_hashes}, make)
 
-    def _fit(self, name: str) -> dict[str, Any]:
+    def _delta_alone(
+        self, number: int, found: dict[str, Any], correction: Correction
+    ) -> Correction | None:
+        """The control that identifies nothing, fitted to the same logs; None where not asked for.
+
+        ``found`` of the round is told how that fit ended: one that was refused has no arm.
+        """
+        wanted = self.config.controls and DELTA in (self.config.arms or CONTROLS)
+        if not wanted or not correction.parameters:  # without parameters it is one itself
+            return None
+        name = f"round{number}/{DELTA}"
+        found[DELTA] = self._fit(name, dataclasses.replace(self.config.fit, method="delta"))
+        return Correction.load(self.folder / name / CORRECTION)
+
+    def _fit(self, name: str, config: FitConfig) -> dict[str, Any]:
         """A correction, perhaps an empty one."""
-        config = dataclasses.replace(
-            self.config.fit, seed=self.config.seed, threads=self.config.threads
-        )
+        config = dataclasses.replace(config, seed=self.config.seed, threads=self.config.threads)
 
         def make(folder: Path) -> dict[str, Any]:
             fitted = fit(self.logs, self.robot, config, progress=self.watch.fraction)
             return write_fit(fitted, self.robot, config, inputs=[], folder=folder)
 
-        return self.stages.do(
-            f"{name}/fit", self.base | {"logs": self.log_hashes, "fit": config}, make
-        )
+        return self.stages.do(name, self.base | {"logs": self.log_hashes, "fit": config}, make)
 
     def _finetune(
         self, number: int, task: Task, policy: Policy, first: Policy, correction: Correction,
-        *, controls: bool,
+        delta: Correction | None, *, controls: bool,
     ) -> tuple[dict[str, Policy], dict[str, Any]]:  # fmt: skip
         """Policies by arm, and how their training went."""
         config = dataclasses.replace(
@@ -277,7 +289,7 @@ class _Run:
         )
         places = arms(self.robot, correction, config.env,
                       controls=controls and self.config.controls, truth=self.truth,
-                      only=self.config.arms or CONTROLS)  # fmt: skip
+                      only=self.config.arms or CONTROLS, delta=delta)  # fmt: skip
         trained, told = {}, {}
         for arm in places:
             ours = arm.name == CORRECTED

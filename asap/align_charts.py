@@ -25,12 +25,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 from asap.align_words import BODY, COST, horizons, interval, listing, mapping
-from asap.finetune import CORRECTED, IDENTIFIED, NOISY, NOMINAL, ORACLE, RANDOMIZED
+from asap.finetune import CORRECTED, DELTA, IDENTIFIED, NOISY, NOMINAL, ORACLE, RANDOMIZED
 from asap.metrics import Interval
 
 _BEFORE, _AFTER, _STILL, _INK, _GRID = "#7a828e", "#1a66c4", "#9aa1ab", "#1c2128", "#e3e6ea"
-_ARMS = {CORRECTED: _AFTER, IDENTIFIED: "#4f9bd9", NOMINAL: "#b7791f", NOISY: "#a4572a",
-         RANDOMIZED: "#8a5a9e", ORACLE: "#2f855a"}  # fmt: skip
+_ARMS = {CORRECTED: _AFTER, IDENTIFIED: "#4f9bd9", DELTA: "#2b8a9e", NOMINAL: "#b7791f",
+         NOISY: "#a4572a", RANDOMIZED: "#8a5a9e", ORACLE: "#2f855a"}  # fmt: skip
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "asap",  # the same figures give the same bytes
     "text.parse_math": False,  # names come from files

@@ -39,7 +39,8 @@ class AlignConfig:
     rounds: int = 1
     """Times that the loop is gone through, each with the policies of the one before."""
     controls: bool = False
-    """Also train without the correction, with noise, with randomisation, and on the robot."""
+    """Also train without the correction, with noise, with randomisation, with a learned offset
+    alone, and on the robot."""
     arms: tuple[str, ...] = ()
     """Controls to train, of `CONTROLS`; all by default."""
     judge_episodes: int = 256

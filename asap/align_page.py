@@ -54,6 +54,7 @@ from asap.align_words import (
 from asap.evaluate import FALL_MM
 from asap.finetune import (
     CORRECTED,
+    DELTA,
     IDENTIFIED,
     NOISY,
     NOMINAL,
@@ -84,6 +85,7 @@ _ARMS = {
     NOISY: "control: trained on as long with random noise on the targets",
     RANDOMIZED: "control: trained on as long with ordinary domain randomisation",
     IDENTIFIED: "trained on with the identified parameters alone, without the learned part",
+    DELTA: "control: trained on as long with an offset that was learned without identification",
     ORACLE: "trained on in the truth itself: about the best that can be reached",
 }
 
@@ -308,7 +310,15 @@ def _policies(found: Mapping[str, Any], *, draw: bool) -> list[Block]:
         "against the start policy from the same starts; negative is better. A paired comparison of "
         "the new policy with a control, where there is one, has a column of its own."
     )
-    return [*blocks, Items(about)]
+    return [*blocks, Items([*about, *_absent(found)])]
+
+
+def _absent(found: Mapping[str, Any]) -> list[str]:
+    """Why a control that was asked for has no row."""
+    fits = [mapping(one, DELTA) for one in listing(found, "rounds")]
+    return [f"{DELTA}: an offset was learned without identification too, and refused: "
+            f"{str(at(fit, 'verdict') or MISSING).removeprefix('no correction: ')}."
+            for fit in fits if at(fit, "accepted") is False]  # fmt: skip
 
 
 def _trained(found: Mapping[str, Any]) -> list[Block]:

@@ -75,7 +75,8 @@ class Align(Common):
     rounds: int = 1
     """Times that the loop is gone through (with --truth)."""
     controls: bool = False
-    """Also train without the correction, with noise, with randomisation, and on --truth itself."""
+    """Also train without the correction, with noise, with randomisation, with an offset that is
+    learned without identification, and on --truth itself."""
     layout: str | None = None
     """Observation layout of policies that carry no contract."""
     out: Path | None = None

@@ -37,7 +37,8 @@ class BenchAlign(Common):
     controls: bool = True
     """Train the controls too."""
     arms: tuple[str, ...] = ()
-    """Controls to train: nominal, noise, randomized, identified, oracle; all by default."""
+    """Controls to train: nominal, noise, randomized, identified, delta (a learned offset without
+    identification), oracle; all by default."""
     episodes: int = 256
     """Episodes that judge each policy."""
     start_noise: StartNoise = "paper"

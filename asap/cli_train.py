@@ -18,6 +18,7 @@ from asap.robot import Robot
 from asap.tracking import StartNoise
 from asap.train import FINAL, POLICY, Trainer
 from asap.training_run import CHECKPOINT, TrainConfig
+from asap_deploy.errors import InputError
 from asap_deploy.policy import Policy
 
 Config = TypeVar("Config")
@@ -115,8 +116,9 @@ class Finetune(Common):
 
     The result is the best policy of all evaluations in the corrected simulator, the untouched start
     among them: training may end with no change, never with a worse policy there. --controls does
-    the same at equal budget without the correction, with random noise of its size, and with
-    ordinary randomisation; --truth says on which robot or twin all are compared at the end.
+    the same at equal budget without the correction, with random noise of its size, with ordinary
+    randomisation, and in the learned offset of --delta; --truth says on which robot or twin all are
+    compared at the end.
     """
 
     draws: ClassVar[bool] = True
@@ -132,6 +134,9 @@ class Finetune(Common):
     """Robot or twin that nobody trains on and that judges all policies, for example g1@worn."""
     controls: bool = False
     """Also train without the correction, with noise, with randomisation (and on --truth itself)."""
+    delta: Path | None = None
+    """With --controls: correction.json of `asap fit --method delta` or `delta-ppo` from the same
+    logs, an offset that was learned without identification."""
     layout: str | None = None
     """Observation layout of a policy that carries no contract."""
     out: Path | None = None
@@ -155,9 +160,14 @@ class Finetune(Common):
         opened = open_policy(self.policy, robot, clip, self.layout)
         start = opened.policy
         correction = Correction.load(self.correction)
-        places = arms(robot, correction, config.env, controls=self.controls, truth=truth)
+        delta = None if self.delta is None else Correction.load(self.delta)
+        if delta is not None and not self.controls:
+            raise InputError("--delta is one of the controls: give --controls too")
+        places = arms(robot, correction, config.env, controls=self.controls, truth=truth,
+                      delta=delta)  # fmt: skip
         out = self.folder("finetune")
         inputs = [clip.path, opened.path, self.correction]
+        inputs += [] if self.delta is None else [self.delta]
         facts: dict[str, Any] = {"run_dir": out, "controls": {}}
         policies = {UNTOUCHED: start}
         for arm in places:
@@ -177,6 +187,8 @@ class Finetune(Common):
         table_, figures = _compared(policies, clip, judge, config)
         facts["on_truth" if truth else "on_corrected"] = figures
         words = "" if main["changed"] else "no change: nothing was better than the start; "
+        if delta is not None and delta.empty:
+            words += "no arm 'delta': its fit found no offset; "
         line = f"{words}policy: {facts['onnx']}"
         return Outcome(result=facts, shown=[table_, line], inputs=inputs)
 

@@ -31,6 +31,7 @@ from asap.robot import Robot
 from asap.tracking import NOISE, StartNoise
 from asap.train import FINAL, POLICY, START, Trainer
 from asap.training_run import Report, TrainConfig
+from asap_deploy.errors import InputError
 from asap_deploy.npz import write_file
 from asap_deploy.policy import Policy
 
@@ -38,13 +39,15 @@ UNTOUCHED, CORRECTED = "no adaptation", "corrected"
 """The policy that a run begins with, and the one that is trained on in the corrected simulator."""
 IDENTIFIED, NOISY = "identified", "noise"
 """Trained on with the fitted parameters alone, and with noise as large as the correction."""
+DELTA = "delta"
+"""Trained on with an offset that was learned without identification, as the paper's method is."""
 NOMINAL, RANDOMIZED = "nominal", "randomized"
 """Trained on in the model itself, and in the model with ordinary randomisation."""
 ORACLE = "oracle"
 """Trained on in the truth itself."""
-CONTROLS = (NOMINAL, NOISY, RANDOMIZED, IDENTIFIED, ORACLE)
+CONTROLS = (NOMINAL, NOISY, RANDOMIZED, IDENTIFIED, DELTA, ORACLE)
 """What a gain is compared with."""
-FITTED = (CORRECTED, IDENTIFIED, NOISY)
+FITTED = (CORRECTED, IDENTIFIED, NOISY, DELTA)
 """Where a policy is trained on that depends on the fit."""
 
 FINETUNE = TrainConfig(
@@ -184,7 +187,7 @@ def finetune(
 
 def arms(
     robot: Robot, correction: Correction, env: EnvConfig, *, controls: bool, truth: Robot | None,
-    only: Collection[str] = CONTROLS,
+    only: Collection[str] = CONTROLS, delta: Correction | None = None,
 ) -> list[Arm]:  # fmt: skip
     """The corrected simulator, and what a gain there must be compared with at equal budget.
 
@@ -196,6 +199,11 @@ def arms(
             ordinary randomisation, and the parameters alone where the correction has learned more.
         truth: The twin that plays the real robot, where there is one: then controls end with it.
         only: Controls that are wanted.
+        delta: An offset that was learned from the same log without identification; where a fit
+            refused it there is nothing to train in, and no arm.
+
+    Raises:
+        InputError: If ``delta`` is no such offset.
     """
     found = [_corrected(robot, correction, env)]
     if not controls:
@@ -209,9 +217,25 @@ def arms(
     if correction.learned is not None and correction.parameters:
         alone = dataclasses.replace(correction, learned=None)
         found.append(Arm(IDENTIFIED, alone.robot(robot)))
+    if delta is not None and not delta.empty:
+        found.append(Arm(DELTA, learned_alone(delta).robot(robot)))
     if truth is not None:
         found.append(Arm(ORACLE, truth))
     return [found[0], *(arm for arm in found[1:] if arm.name in only)]
+
+
+def learned_alone(correction: Correction) -> Correction:
+    """A correction that identified nothing: what the control stands for must be in it alone.
+
+    Raises:
+        InputError: If it holds parameters.
+    """
+    if correction.parameters:
+        raise InputError(
+            f"a learned offset alone holds no parameters; got {', '.join(correction.parameters)}; "
+            "fit it with `asap fit --method delta` or `--method delta-ppo`"
+        )
+    return correction
 
 
 def _corrected(robot: Robot, correction: Correction, env: EnvConfig) -> Arm:

@@ -16,6 +16,8 @@ from asap.align import LogRefused, align
 from asap.align_config import AlignConfig, Task, Watch
 from asap.align_judge import gains
 from asap.cli import main
+from asap.correction import Correction
+from asap.delta_fit import DeltaConfig
 from asap.evaluate import Case, EvaluateConfig, evaluate
 from asap.finetune import FINETUNE
 from asap.fit_methods import FitConfig
@@ -133,6 +135,23 @@ def test_the_loop_runs_from_policies_to_a_judgement_and_then_does_nothing_twice(
     more, last = dataclasses.replace(SHORT, judge_episodes=9), Seen()
     align(robot, tasks[:1], more, tmp_path, truth=truth, watch=last)
     assert last.ran == ["judged/squat"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_learned_offset_alone_is_fitted_to_the_same_logs_and_trained_in_if_it_helps(
+    robot: Robot, tasks: list[Task], tmp_path: Path
+) -> None:
+    few = DeltaConfig(seconds=2.0, iterations=1, joints=("ankle_pitch",))
+    quick = dataclasses.replace(SHORT.fit, delta=few)
+    config = dataclasses.replace(SHORT, controls=True, arms=("delta",), fit=quick)
+    found = align(robot, tasks[:1], config, tmp_path, truth=Robot.load("g1@worn"))
+    delta = found["rounds"][0]["delta"]
+    saved = Correction.load(tmp_path / "round1" / "delta" / "correction.json")
+    assert delta["method"] == "delta" and not saved.parameters and delta["parameters"] == []
+    assert saved.provenance["logs"] == {} and saved.empty != delta["accepted"]
+    arms = ["no adaptation", "corrected", *(["delta"] if delta["accepted"] else [])]
+    assert list(found["closed_loop"]["squat"]) == arms
 
 
 def test_without_a_correction_nothing_is_trained_and_the_policy_stays(

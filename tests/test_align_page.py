@@ -275,6 +275,16 @@ def test_a_control_that_gains_as_much_is_named():
     assert any("Controls randomized were not measured" in line for line in limits(found))
 
 
+def test_a_learned_offset_alone_that_was_refused_is_said_to_have_no_row(tmp_path):
+    found = result()
+    found["rounds"][0]["delta"] = {"accepted": False, "verdict": "no correction: worse at 1 s"}
+    assert "without identification too, and refused: worse at 1 s." in html_page(found, tmp_path)
+    found["rounds"][0]["delta"]["accepted"] = True
+    assert "learned without identification too" not in markdown_page(found)
+    found["closed_loop"]["squat"]["delta"] = runs(0.6, 110.0)
+    assert "control: trained on as long with an offset that was learned" in markdown_page(found)
+
+
 def test_motions_with_different_outcomes_are_told_apart():
     found = result()
     for key, value in (("closed_loop", {"no adaptation": runs(0.5, 150.0),

@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asap import learned as learning
 from asap.cli import main
 from asap.correction import Correction
 from asap.evaluate import FALL_MM, Evaluation
 from asap.finetune import FINETUNE, Arm, _better, arms, finetune, trainer_of
 from asap.inputs import OpenedMotion, open_motion
+from asap.learned import LearnedContract
 from asap.metrics import Interval
 from asap.robot import Robot
 from asap.train import POLICY, START
 from asap.training_run import TrainConfig
+from asap_deploy.errors import InputError
 from asap_deploy.policy import Policy
 
 ROOT = Path(__file__).parents[1]
@@ -110,6 +113,55 @@ def test_controls_differ_from_the_corrected_in_one_thing_each(
     assert [arm.name for arm in alone] == ["corrected"]
     some = arms(robot, weak, FINETUNE.env, controls=True, truth=truth, only=("oracle", "nominal"))
     assert [arm.name for arm in some] == ["corrected", "nominal", "oracle"]
+
+
+def _offset(robot: Robot) -> Correction:
+    """What a fit learns without identification: a little more for every joint, no parameter."""
+    joints = len(robot.joint_names)
+    contract = LearnedContract(
+        robot_name="g1", joint_names=robot.joint_names, acts_on="target",
+        bound=(0.05,) * joints, trusted=1e3, lost=2e3,
+    )  # fmt: skip
+    weights, count = np.zeros((joints, 3 * joints + 7)), 3 * joints + 6
+    weights[:, -1] = 0.02
+    law = learning.linear(weights, contract, mean=np.zeros(count), std=np.ones(count),
+                          sliding=np.zeros(joints), sliding_speed=0.3)  # fmt: skip
+    return Correction(robot_name="g1", joint_names=robot.joint_names, parameters={}, learned=law)
+
+
+def test_a_learned_offset_alone_is_a_control_without_any_parameter(
+    robot: Robot, weak: Correction
+) -> None:
+    offset, none = _offset(robot), Correction(
+        robot_name="g1", joint_names=robot.joint_names, parameters={}
+    )  # fmt: skip
+    found = arms(robot, weak, FINETUNE.env, controls=True, truth=None, delta=offset)
+    assert [arm.name for arm in found] == ["corrected", "nominal", "noise", "randomized", "delta"]
+    delta = found[-1]
+    # The model's own motors, and an offset in every control step: nothing that was identified.
+    assert delta.env is None and delta.robot.stiffness == pytest.approx(robot.stiffness)
+    assert delta.robot.learned is offset.learned and found[0].robot.learned is None
+    # One that its fit refused is nothing to train in; one with parameters is not alone.
+    refused = arms(robot, weak, FINETUNE.env, controls=True, truth=None, delta=none)
+    assert "delta" not in [arm.name for arm in refused]
+    both = dataclasses.replace(offset, parameters=weak.parameters)
+    with pytest.raises(InputError, match="a learned offset alone holds no parameters; got stiff"):
+        arms(robot, weak, FINETUNE.env, controls=True, truth=None, delta=both)
+    only = arms(robot, weak, FINETUNE.env, controls=True, truth=None, only=("delta",), delta=offset)
+    assert [arm.name for arm in only] == ["corrected", "delta"]
+
+
+def test_the_command_refuses_an_offset_that_nobody_would_train_in(
+    robot: Robot, weak: Correction, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weak.save(tmp_path / "correction.json")
+    file = str(tmp_path / "correction.json")
+    words = ["finetune", "--policy", str(SQUAT), "--motion", "squat", "--correction", file,
+             "--delta", file]  # fmt: skip
+    assert main(words) == 2
+    assert "--delta is one of the controls: give --controls too" in capsys.readouterr().err
+    assert main([*words, "--controls"]) == 2
+    assert "a learned offset alone holds no parameters" in capsys.readouterr().err
 
 
 @pytest.mark.slow

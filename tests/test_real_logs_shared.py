@@ -30,9 +30,12 @@ pytestmark = pytest.mark.skipif(
 
 
 def _robot(name: str, folder: Path) -> Robot:
-    """The robot's folder as a user makes it: our facts, the makers' geometry."""
-    shutil.copy(SHARED / MODELS[name], folder / "robot.xml")
-    shutil.copy(ROOT / "real_logs" / "robots" / name / "robot.toml", folder)
+    """The robot's folder as a user makes it: our facts, and the makers' geometry or our own."""
+    ours = ROOT / "real_logs" / "robots" / name
+    shutil.copy(
+        SHARED / MODELS[name] if name in MODELS else ours / "robot.xml", folder / "robot.xml"
+    )
+    shutil.copy(ours / "robot.toml", folder)
     return Robot.load(str(folder))
 
 

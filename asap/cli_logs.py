@@ -15,10 +15,9 @@ from asap.correction import Correction
 from asap.inputs import case_of, open_policy
 from asap.log_check import LogCheck, check_log
 from asap.log_import import OpenedLog, open_log
-from asap.replay import BODY_ERRORS, JOINT_ERROR, Replay, ReplayConfig, replay
-from asap.replay_view import costly, heat_map, overlay, page
+from asap.replay import JOINT_ERROR, Replay, ReplayConfig, replay
+from asap.replay_view import costly, heat_map, metrics_of, page, worst_points, write_overlay
 from asap.robot import Robot
-from asap.visualize import write_recording
 from asap_deploy.errors import InputError
 from asap_deploy.npz import write_file
 
@@ -195,12 +194,8 @@ class ReplayLogs(_Logs):
                          "for the start of each window, and nothing is said about it")  # fmt: skip
         if found.straddling:
             notes.append(f"{found.straddling} windows cross a change of gains: left out beyond it")
-        shown: list[RenderableType] = [_error_table(found, metric)
-                                       for metric in (JOINT_ERROR, *BODY_ERRORS)
-                                       if metric == JOINT_ERROR or found.base_known]  # fmt: skip
-        where = costly(found, "nominal")
-        joints = ", ".join(f"{name} {value:.2f} deg" for name, value in where.joints)
-        shown += [f"costs most: {joints}", *notes, *_verdict(found)]
+        shown: list[RenderableType] = [_error_table(found, name) for name in metrics_of(found)]
+        shown += [_costs_most(found), *notes, *_verdict(found)]
         return Outcome(result={**_facts(found), "written": self._draw(found, opened, notes)},
                        shown=shown, inputs=list(self.logs))  # fmt: skip
 
@@ -228,7 +223,7 @@ class ReplayLogs(_Logs):
             write_file(self.png, data)
             written.append(self.png)
         if self.view is not None:
-            write_recording([overlay(opened[0].log, Robot.load(self.robot))], self.view)
+            write_overlay(opened[0].log, Robot.load(self.robot), self.view)
             written.append(self.view)
         if self.page is not None:
             title = f"{', '.join(one.name for one in opened)[:80]} on {self.robot}"
@@ -236,6 +231,16 @@ class ReplayLogs(_Logs):
             write_file(self.page, text)
             written.append(self.page)
         return written
+
+
+def _costs_most(found: Replay) -> str:
+    """Joints, bodies and the phase where the gap is."""
+    where, bodies = costly(found, "nominal"), worst_points(found, "nominal")
+    joints = ", ".join(f"{name} {value:.2f} deg" for name, value in where.joints)
+    points = ", ".join(f"{name} {value:.1f} mm" for name, value in bodies)
+    begin, end = where.phase
+    return (f"costs most: {joints}{'; ' if points else ''}{points}; windows that begin between "
+            f"{begin:.0%} and {end:.0%} of a run")  # fmt: skip
 
 
 def _error_table(found: Replay, metric: str) -> RenderableType:
@@ -290,6 +295,8 @@ def _facts(found: Replay) -> dict[str, Any]:
         "curve": nominal.curve,
         "joint_names": list(found.joint_names),
         "joint_mae_deg": nominal.joint_mae_deg,
+        "point_names": list(found.point_names),
+        "point_mae_mm": nominal.point_mae_mm,
         "costly_joints": [name for name, _ in where.joints],
         "costly_phase": list(where.phase),
     }

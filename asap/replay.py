@@ -12,7 +12,7 @@ A window whose simulation blew up counts with the prediction of ``hold_last``, a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from asap.sim_protocol import Simulation
 from asap.twin import make_simulation
 from asap_deploy.errors import InputError
 from asap_deploy.log import Log
+from asap_deploy.rotation import projected_gravity
 
 JOINT_ERROR = "joint_mae_deg"
 BODY_ERRORS = (
@@ -33,6 +34,8 @@ BODY_ERRORS = (
     "vel_error_mm_per_frame",
     "acc_error_mm_per_frame2",
 )
+BASE_POS_ERROR, BASE_TILT_ERROR = "base_pos_mm", "base_tilt_deg"
+"""Where the base is, and how it leans. Yaw is left out: that of an IMU drifts."""
 _AT_ONCE = 2048
 """Windows simulated side by side."""
 
@@ -70,7 +73,10 @@ class Errors(NamedTuple):
     joint_deg: np.ndarray
     """(W, H, J) float32 absolute"""
     body: dict[str, np.ndarray]
-    """(W, H) each, by ``BODY_ERRORS``; empty where the base is not known"""
+    """(W, H) each, by metric: ``BODY_ERRORS`` and the base's; without the base's position its tilt
+    alone, on a bolted robot none"""
+    point_mm: np.ndarray
+    """(W, horizons, P) float32 distance of every tracked point; no points without a base"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +96,8 @@ class Arm:
     """(W, J) absolute error at the last horizon [deg]"""
     windows: dict[str, np.ndarray]
     """(W, horizons) error of every window, by metric; NaN where a stretch ends before"""
+    point_mae_mm: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    """(horizons, P) mean distance of every tracked point; (horizons, 0) where it is not known"""
 
     def errors_as_dict(self) -> dict[str, dict[str, dict[str, float]]]:
         """Figures by horizon and metric, for JSON."""
@@ -115,6 +123,8 @@ class Replay:
     """(W,) stretch that a window lies in"""
     time_s: np.ndarray
     """(H,) since the start of a window"""
+    point_names: tuple[str, ...] = ()
+    """(P,) bodies and virtual points of ``Arm.point_mae_mm``"""
 
 
 def replay(
@@ -169,7 +179,17 @@ def replay(
         start_row=windows.start,
         stretch=windows.stretch,
         time_s=windows.dt * np.arange(1, windows.steps + 1),
+        point_names=truth.point_names,
     )  # fmt: skip
+
+
+class _Seen(NamedTuple):
+    """What is predicted of n robots; None: nothing is said about it."""
+
+    joint_pos: np.ndarray
+    points: np.ndarray | None = None
+    base_pos: np.ndarray | None = None
+    base_quat: np.ndarray | None = None
 
 
 class _Truth:
@@ -177,12 +197,22 @@ class _Truth:
 
     def __init__(self, windows: Windows, base_known: bool) -> None:
         robot = windows.stretches[0].track.robot
-        self.joint_pos, self.base = windows.joint_pos, windows.qpos[:, :3]
+        self.joint_pos = windows.joint_pos
+        self.base_pos, self.base_quat = windows.qpos[:, :3], windows.qpos[:, 3:7]
         self.points: np.ndarray | None = None
+        self.leans = robot.has_free_base
+        self.point_names: tuple[str, ...] = ()
         if base_known and robot.has_free_base:
-            attitude = windows.qpos[:, 3:7]
-            bodies = robot.forward_kinematics(self.base, attitude, self.joint_pos)
-            self.points = TrackedPoints(robot).positions(*bodies)
+            bodies = robot.forward_kinematics(self.base_pos, self.base_quat, self.joint_pos)
+            points = TrackedPoints(robot)
+            self.points, self.point_names = points.positions(*bodies), points.names
+
+    def seen(self, rows: np.ndarray) -> _Seen:
+        """What the log says in some rows."""
+        if not self.leans:
+            return _Seen(self.joint_pos[rows])
+        points = None if self.points is None else self.points[rows]
+        return _Seen(self.joint_pos[rows], points, self.base_pos[rows], self.base_quat[rows])
 
 
 class _Meter:
@@ -192,29 +222,42 @@ class _Meter:
         count, joints = len(windows.start), truth.joint_pos.shape[1]
         self.windows, self.truth = windows, truth
         self.joint_deg = np.full((count, windows.steps, joints), np.nan, dtype=np.float32)
-        known = truth.points is not None
-        self.body = {name: np.full((count, windows.steps), np.nan) for name in BODY_ERRORS * known}
+        names = [*BODY_ERRORS, BASE_POS_ERROR] if truth.points is not None else []
+        names += [BASE_TILT_ERROR] * truth.leans
+        self.body = {name: np.full((count, windows.steps), np.nan) for name in names}
+        shape = count, len(windows.horizons), len(truth.point_names)
+        self.point_mm = np.full(shape, np.nan, dtype=np.float32)
         self._before: dict[int, np.ndarray] = {}
 
-    def add(
-        self, window: np.ndarray, step: int, joint_pos: np.ndarray,
-        points: np.ndarray | None, base: np.ndarray | None,
-    ) -> None:  # fmt: skip
+    def add(self, window: np.ndarray, step: int, seen: _Seen) -> None:
         """Predictions for some windows at a step, 1 the first; points need all steps in turn."""
         rows, inside = self.windows.rows(window, step), self.windows.inside(window, step)
-        error = np.abs(np.rad2deg(joint_pos - self.truth.joint_pos[rows]))
-        self.joint_deg[window[inside], step - 1] = error[inside]
-        if points is None or base is None or self.truth.points is None:
-            return
-        gap = points - self.truth.points[rows]
-        local = gap - (base - self.truth.base[rows])[:, None]
+        true, kept = self.truth.seen(rows), window[inside]
+        error = np.abs(np.rad2deg(seen.joint_pos - true.joint_pos))
+        self.joint_deg[kept, step - 1] = error[inside]
+        for name, values in self._of_the_body(step, seen, true).items():
+            self.body[name][kept, step - 1] = values[inside]
+        if seen.points is not None and true.points is not None and step in self.windows.horizons:
+            distance = MM * np.linalg.norm(seen.points - true.points, axis=-1)
+            self.point_mm[kept, self.windows.horizons.index(step)] = distance[inside]
+
+    def _of_the_body(self, step: int, seen: _Seen, true: _Seen) -> dict[str, np.ndarray]:
+        """(n,) each: what is known of base and points."""
+        found: dict[str, np.ndarray] = {}
+        if seen.base_quat is not None and true.base_quat is not None:
+            found[BASE_TILT_ERROR] = _tilt_deg(seen.base_quat, true.base_quat)
+        if seen.points is None or true.points is None:
+            return found
+        assert seen.base_pos is not None and true.base_pos is not None
+        gap, base_gap = seen.points - true.points, seen.base_pos - true.base_pos
         past = self._before.get(step - 1, np.zeros_like(gap))
         older = self._before.get(step - 2, np.zeros_like(gap))
         self._before = {step - 1: past, step: gap}
-        values = (local, gap, gap - past, gap - 2.0 * past + older)
-        for name, vectors in zip(BODY_ERRORS, values, strict=True):
-            mean = MM * np.linalg.norm(vectors, axis=-1).mean(axis=-1)
-            self.body[name][window[inside], step - 1] = mean[inside]
+        vectors = (gap - base_gap[:, None], gap, gap - past, gap - 2.0 * past + older)
+        for name, each in zip(BODY_ERRORS, vectors, strict=True):
+            found[name] = MM * np.linalg.norm(each, axis=-1).mean(axis=-1)
+        found[BASE_POS_ERROR] = MM * np.linalg.norm(base_gap, axis=-1)
+        return found
 
     def restart(self) -> None:
         """Other windows come next."""
@@ -222,7 +265,15 @@ class _Meter:
 
     def errors(self) -> Errors:
         """All that was added."""
-        return Errors(self.joint_deg, self.body)
+        return Errors(self.joint_deg, self.body, self.point_mm)
+
+
+def _tilt_deg(quat: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(n,) angle between the directions of gravity in two attitudes (n, 4) [deg]."""
+    down, also = projected_gravity(quat), projected_gravity(other)
+    sine = np.linalg.norm(np.cross(down, also), axis=-1)
+    # arctan2, because arccos of nearly 1 turns rounding into a thousandth of a degree.
+    return np.asarray(np.rad2deg(np.arctan2(sine, (down * also).sum(axis=-1))))
 
 
 def _own_simulation(config: ReplayConfig) -> Simulate:
@@ -254,9 +305,9 @@ def _simulated(
         for step in range(1, windows.steps + 1):
             sim.step(windows.target[windows.rows(window, step - 1)])
             bad = sim.failed
-            shown = [np.where(bad.reshape(-1, *[1] * (n.ndim - 1)), held, n)
-                     for n, held in zip(_seen(sim, own, points), last, strict=True)]  # fmt: skip
-            meter.add(window, step, *shown)
+            shown = (np.where(bad.reshape(-1, *[1] * (n.ndim - 1)), held, n)
+                     for n, held in zip(_seen(sim, own, points), last, strict=True))  # fmt: skip
+            meter.add(window, step, _Seen(*shown))
             progress((begin + len(window) * step / windows.steps) / len(everything))
         diverged += int(sim.failed.sum())
     return meter.errors(), diverged
@@ -267,17 +318,15 @@ def _seen(sim: Simulation, robot: Robot, points: TrackedPoints) -> tuple[np.ndar
     bodies = sim.body_pos_w, sim.body_quat_wxyz
     if robot.encoder_bias.any():
         bodies = robot.forward_kinematics(sim.base_pos_w, sim.base_quat_wxyz, sim.joint_pos)
-    return sim.joint_pos, points.positions(*bodies), sim.base_pos_w
+    return sim.joint_pos, points.positions(*bodies), sim.base_pos_w, sim.base_quat_wxyz
 
 
 def _held(windows: Windows, truth: _Truth) -> Errors:
     """Nothing moves."""
     meter, window = _Meter(windows, truth), np.arange(len(windows.start))
-    rows = windows.rows(window, 0)
-    points = None if truth.points is None else truth.points[rows]
-    joint_pos, base = truth.joint_pos[rows], truth.base[rows]
+    held = truth.seen(windows.rows(window, 0))
     for step in range(1, windows.steps + 1):
-        meter.add(window, step, joint_pos, points, base)
+        meter.add(window, step, held)
     return meter.errors()
 
 
@@ -286,8 +335,8 @@ def _as_told(windows: Windows, truth: _Truth) -> Errors:
     meter, window = _Meter(windows, truth), np.arange(len(windows.start))
     for step in range(1, windows.steps + 1):
         rows = windows.rows(window, step - 1)
-        meter.add(window, step, windows.target[rows], None, None)
-    return Errors(meter.joint_deg, {})
+        meter.add(window, step, _Seen(windows.target[rows]))
+    return Errors(meter.joint_deg, {}, meter.point_mm)
 
 
 def _arm(
@@ -312,7 +361,15 @@ def _arm(
         diverged=diverged,
         joint_deg=errors.joint_deg[:, -1],
         windows={metric: values[:, steps] for metric, values in table.items()},
+        point_mae_mm=_over_windows(errors.point_mm),
     )
+
+
+def _over_windows(point_mm: np.ndarray) -> np.ndarray:
+    """(horizons, P) means over the windows that reach a horizon."""
+    if not np.isfinite(point_mm).any():
+        return np.zeros((point_mm.shape[1], 0))
+    return np.asarray(np.nanmean(point_mm, axis=0, dtype=float))
 
 
 def _mean(values: np.ndarray, blocks: np.ndarray, rng: np.random.Generator) -> Interval:

@@ -13,14 +13,23 @@ from asap.cli import main
 from asap.evaluate import Case
 from asap.inputs import open_motion
 from asap.log_states import at_log_rate, log_track, reckoned_base
+from asap.metrics import TrackedPoints
 from asap.record import RecordConfig, record
-from asap.replay import JOINT_ERROR, Replay, ReplayConfig, replay
+from asap.replay import (
+    BASE_POS_ERROR,
+    BASE_TILT_ERROR,
+    JOINT_ERROR,
+    Replay,
+    ReplayConfig,
+    replay,
+)
 from asap.replay_view import costly, heat_map, overlay, page
 from asap.robot import Robot
 from asap.sim import CpuSimulation
 from asap_deploy.errors import InputError
 from asap_deploy.log import Log
 from asap_deploy.policy import Policy
+from asap_deploy.rotation import projected_gravity
 
 POLICY = Path(__file__).parents[1] / "policies" / "g1" / "squat.onnx"
 SPARSE = ReplayConfig(every_s=0.4, threads=2)
@@ -117,10 +126,38 @@ def test_a_log_without_base_position_is_replayed_and_says_nothing_about_the_base
     seen = replay([with_base], {"nominal": nominal}, SPARSE)
     found = replay([without], {"nominal": nominal}, SPARSE)
     assert not found.base_known
-    assert list(found.arms["nominal"].horizons["0.25"]) == [JOINT_ERROR]
+    assert list(found.arms["nominal"].horizons["0.25"]) == [JOINT_ERROR, BASE_TILT_ERROR]
+    assert found.point_names == () and found.arms["nominal"].point_mae_mm.size == 0
     short, known = _error(found, "nominal", "0.25"), _error(seen, "nominal", "0.25")
     assert short == pytest.approx(known, rel=0.35)
     assert short < 0.5 * _error(found, "hold_last", "0.25")
+
+
+def test_errors_of_bodies_and_base_are_those_of_a_plain_loop(worn: Log, nominal: Robot) -> None:
+    log = worn.segments()[0]
+    config = ReplayConfig(horizons_s=(0.1, 0.3), every_s=100.0, threads=1)  # one window
+    found = replay([log], {"nominal": nominal}, config)
+    track = log_track(log, nominal)
+    points, sim = TrackedPoints(track.robot), CpuSimulation(track.robot, 1)
+    sim.reset(np.array([0]), track.qpos[:1], track.qvel[:1],
+              joint_pos_target=np.repeat(track.joint_pos_target[:1], 64, axis=0)[None])  # fmt: skip
+    for row in range(15):
+        sim.step(track.joint_pos_target[row : row + 1])
+    pose = track.qpos[15:16]
+    bodies = nominal.forward_kinematics(pose[:, :3], pose[:, 3:7], track.joint_pos[15:16])
+    gap = points.positions(sim.body_pos_w, sim.body_quat_wxyz) - points.positions(*bodies)
+    distance_mm = 1e3 * np.linalg.norm(gap[0], axis=-1)
+    arm = found.arms["nominal"]
+    assert found.point_names == points.names
+    np.testing.assert_allclose(arm.point_mae_mm[1], distance_mm, rtol=1e-5)
+    assert arm.horizons["0.3"]["global_mpjpe_mm"].value == pytest.approx(distance_mm.mean())
+    base_mm = 1e3 * np.linalg.norm(sim.base_pos_w[0] - pose[0, :3])
+    assert arm.horizons["0.3"][BASE_POS_ERROR].value == pytest.approx(base_mm)
+    # Two unit vectors that enclose the angle a are 2 sin(a / 2) apart.
+    down = projected_gravity(sim.base_quat_wxyz[0]) - projected_gravity(pose[0, 3:7])
+    lean_deg = np.rad2deg(2.0 * np.arcsin(0.5 * np.linalg.norm(down)))
+    assert arm.horizons["0.3"][BASE_TILT_ERROR].value == pytest.approx(lean_deg, rel=1e-6)
+    assert found.arms["hold_last"].horizons["0.3"][BASE_TILT_ERROR].value > 0.0
 
 
 def test_the_base_is_reckoned_from_attitude_and_legs(case: Case, nominal: Robot) -> None:
@@ -165,10 +202,11 @@ def test_what_costs_most_is_where_the_defect_is(case: Case, nominal: Robot) -> N
     assert heat_map(found, "nominal").startswith(b"\x89PNG")
     text = page(found, title="<elbow>", arm="nominal", notes=["a & b"])
     assert "left_elbow_joint" in text and "&lt;elbow&gt;" in text and "a &amp; b" in text
-    rollout = overlay(told, nominal)
-    assert rollout.error_mm is not None and rollout.reference_qpos is not None
-    assert rollout.error_mm[0] < 1e-9 and rollout.error_mm[49] > 0.5
-    assert rollout.error_mm[50] < 1e-9  # put back
+    gap_deg = np.abs(overlay(told, nominal).joint_gap_deg)
+    assert gap_deg[0].max() < 1e-9 and gap_deg[49].max() > 0.5
+    assert gap_deg[50].max() < 1e-9  # put back
+    stiff = int(nominal.joint_ids(["left_elbow_joint"])[0])
+    assert gap_deg[5:50].mean(axis=0).argmax() == stiff
 
 
 def test_what_cannot_be_replayed_is_one_line(worn: Log, nominal: Robot) -> None:
@@ -199,10 +237,14 @@ def test_the_commands_record_and_replay(tmp_path: Path) -> None:
     assert main(["evaluate", "--policy", str(POLICY), "--robot", "g1@isaac", "--episodes", "2",
                  "--record", str(log), "--quiet"]) == 0  # fmt: skip
     words = ["--logs", str(log), "--truth", "g1@isaac", "--every-s", "0.5", "--quiet"]
+    seen = tmp_path / "gap.rrd"
+    words += ["--view", str(seen)]
     assert main(["report", *words, "--page", str(drawn), "--json", str(found)]) == 0
+    assert seen.read_bytes().startswith(b"RRF")
     result = json.loads(found.read_text())
     assert set(result["0.25"]) >= {JOINT_ERROR, "global_mpjpe_mm", "mpjpe_mm"}
     assert result["truth"]["1.0"][JOINT_ERROR]["value"] < result["1.0"][JOINT_ERROR]["value"]
     assert result["hold_last"]["1.0"][JOINT_ERROR]["value"] > result["1.0"][JOINT_ERROR]["value"]
-    assert "costs most" in drawn.read_text()
+    assert "costs most" in drawn.read_text() and "Bodies farthest off" in drawn.read_text()
+    assert len(result["point_mae_mm"][0]) == len(result["point_names"])
     assert main(["logs", "show", "--logs", str(log), "--quiet"]) == 0

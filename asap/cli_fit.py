@@ -27,6 +27,8 @@ from asap.log_import import open_log
 from asap.next_motion import advise
 from asap.replay import JOINT_ERROR
 from asap.robot import Robot
+from asap.sysid_check import check_installed, cross_check
+from asap_deploy.errors import InputError
 
 _STILL_FALLING = 0.95
 """More log helps if the last doubling left less than this of the error."""
@@ -57,6 +59,9 @@ class Fit(Common):
     """Column map (TOML) of foreign files: see real_logs/columns."""
     advise: bool = False
     """Also say which of the robot's motions to record next (half a minute)."""
+    cross_check: bool = False
+    """Also ask MuJoCo's own identification (pip install 'mujoco[sysid]') for stiffness, friction
+    and rotor inertia from the same windows, and say how far its answers are from ours (minutes)."""
     out: Path | None = None
     """Folder of correction.json and corrected.xml; runs/fit/<time>-<seed> by default."""
     fit: FitConfig = field(default_factory=FitConfig)
@@ -64,6 +69,11 @@ class Fit(Common):
 
     def run(self, progress: Progress) -> Outcome:
         """Fit."""
+        if self.cross_check and self.method not in ("identify", "stacked"):
+            raise InputError(f"--cross-check is of identified parameters; --method {self.method} "
+                             "has none")  # fmt: skip
+        if self.cross_check:
+            check_installed()
         robot = checked(Robot.load(self.robot))
         logs, heldout = (
             [open_log(path, columns=self.columns, robot=robot).log for path in paths]
@@ -79,7 +89,13 @@ class Fit(Common):
         facts = write_fit(fitted, robot, config, inputs=inputs, folder=out)
         advice = self._advice(robot, fitted)
         facts["next_motion"] = [{"motion": name, "tells": gain} for name, gain in advice]
-        return Outcome(result=facts, shown=[*_tables(fitted), *_advised(advice)], inputs=inputs,
+        second = None
+        if self.cross_check and fitted.identified is not None:
+            second = cross_check(fitted.identified, threads=self.fit.threads)
+            facts["cross_check"] = second.as_dict()
+        asked = [] if second is None else [second.words]
+        shown = [*_tables(fitted), *_advised(advice), *asked]
+        return Outcome(result=facts, shown=shown, inputs=inputs,
                        status=DONE if fitted.accepted else CHECK_FAILED)  # fmt: skip
 
     def _advice(self, robot: Robot, fitted: Fitted) -> list[tuple[str, float]]:

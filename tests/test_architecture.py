@@ -33,7 +33,7 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap_deploy.ladder",
     "asap_deploy.cli",
     "asap.results asap.safe_pickle asap.shipped asap.onnx_file asap.robot_file asap.camera "
-    "asap.curriculum asap.live_views asap.tangent",
+    "asap.curriculum asap.live_views asap.tangent asap.sensor_noise",
     "asap.learned asap.robot_mjcf asap.motion_formats asap.log_columns asap.log_cdr asap.picture",
     "asap.robot_spec asap.log_csv asap.log_ros asap.log_clean asap.recording",
     "asap.robot_fields asap.robot_soles asap.log_tables asap.robot_check "
@@ -68,7 +68,7 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.delta_ppo",
     "asap.fit_methods",
     "asap.cli_common asap.bench_train asap.bench_gap asap.replay_view asap.closed_loop "
-    "asap.fit asap.next_motion asap.bench_logs",
+    "asap.fit asap.next_motion asap.bench_logs asap.sysid_check",
     "asap.cli_progress asap.bench_fit asap.finetune asap.fit_files asap.stages",
     "asap.align_judge asap.align_config asap.align_words",
     "asap.align asap.align_blocks asap.align_charts",

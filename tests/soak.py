@@ -1,6 +1,8 @@
 """Half an hour of a robot that stands, in real time: does memory grow, is anything lost or late?
 
 python tests/soak.py 1800            # seconds; a squat, then `stand`, then quit
+python tests/soak.py 1800 unitree    # over DDS, where it is installed; in a network of its own:
+unshare -rn sh -c 'ip link set lo up; python tests/soak.py 1800 unitree'
 """
 
 from __future__ import annotations
@@ -41,15 +43,15 @@ def children(parent: int) -> dict[str, int]:
     return found
 
 
-def soak(seconds: float, folder: Path) -> dict:
+def soak(seconds: float, folder: Path, link: str = "twin") -> dict:
     """Run; what was used, by time and process, and what the run and the robot said."""
     out, file = folder / "soak.mcap", folder / "soak.json"
     rows = []
-    with TwinProcess(folder) as twin:
-        words = [sys.executable, "-m", "asap_deploy.cli", "run", str(SQUAT), "--link", "twin",
+    with TwinProcess(folder, link) as twin:
+        words = [sys.executable, "-m", "asap_deploy.cli", "run", str(SQUAT), "--link", link,
                  "--address", twin.address, "--self-test-s", "0.3", "--out", str(out), "--json",
                  str(file), "--script",
-                 f"arm@0.1 stand@0.2 go@ready quit@{seconds} quit@damp"]  # fmt: skip
+                 f"arm@0.1 stand@damp go@ready quit@{seconds} quit@damp"]  # fmt: skip
         run = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         time.sleep(10.0)  # all is loaded, the clip is over
         pids = {"policy": run.pid, "twin": twin.process.pid, **children(run.pid)}
@@ -80,4 +82,4 @@ def soak(seconds: float, folder: Path) -> dict:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
-        sys.exit(soak(float(sys.argv[1]), Path(place))["status"])
+        sys.exit(soak(float(sys.argv[1]), Path(place), *sys.argv[2:])["status"])

@@ -19,7 +19,7 @@ from asap.log_import import open_log
 from asap_deploy.cli import main
 from asap_deploy.recording import open_recording
 
-SCRIPT = "arm@0.2 stand@0.5 go@ready quit@hold quit@damp"
+SCRIPT = "arm@0.2 stand@damp go@ready quit@hold quit@damp"
 QUICK = ["--self-test-s", "0.1"]
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 SQUAT = ROOT / "policies" / "g1" / "squat.onnx"
-SCRIPT = "arm@0.05 stand@0.1 go@ready quit@fault quit@damp"
+SCRIPT = "arm@0.05 stand@damp go@ready quit@fault quit@damp"
 
 
 class TwinProcess:

@@ -182,6 +182,11 @@ class ScriptedKeys:
         self._start_s: Optional[float] = None
         self._mode, self._mode_s = "", 0.0
 
+    @property
+    def left(self) -> List[str]:
+        """Orders whose time has not come."""
+        return [order for order, _ in self._left]
+
     def begin(self) -> None:
         """A script counts from its first poll."""
 

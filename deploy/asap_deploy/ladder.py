@@ -26,9 +26,9 @@ STEPS = (
      "quit@2", 1.0),
     ("damping", "Its joints will resist your hand. Damp for 4 s?", "arm@1.5 quit@5.5", 1.0),
     ("20 % gains", "It will move into the first pose, weakly. Go on?",
-     "arm@1.5 stand@2 quit@ready quit@damp", 0.2),
+     "arm@1.5 stand@damp quit@ready quit@damp", 0.2),
     ("full gains", "It will move into the first pose with full strength. Go on?",
-     "arm@1.5 stand@2 quit@ready quit@damp", 1.0),
+     "arm@1.5 stand@damp quit@ready quit@damp", 1.0),
 )  # fmt: skip
 """Name, question, orders, part of the gains. Who wrote in the rung before counts as another
 commander for a second: nobody arms before it is over."""
@@ -75,9 +75,12 @@ def climb(policies: Sequence[Path], limits: SafetyLimits, link: LinkSpec,
             stops = [OnlyStop(keys) for keys in operators()]
             path = out and out.with_name(f"{out.stem}-rung{len(rungs) + 1}{out.suffix}")
             with closing(stops):
-                report = run(Session([player], limits, spec, [ScriptedKeys(orders), *stops],
-                                     seconds=60.0, say=say, out=path))  # fmt: skip
+                script = ScriptedKeys(orders)
+                report = run(Session([player], limits, spec, [script, *stops], seconds=60.0,
+                                     say=say, out=path))  # fmt: skip
             problems = list(report.facts["problems"])
+            if script.left and not problems:
+                problems.append(f"it never came to '{script.left[0]}'")
             if any(stop.stopped_s is not None for stop in stops):
                 problems.append("stopped by the operator")
             passed = report.status == 0 and not problems

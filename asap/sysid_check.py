@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -172,6 +173,7 @@ class World:
         self.windows, self.robot, self.parameters = windows, robot, parameters
         # Targets are delayed here, so that no buffer has to be filled in every first state.
         self.spec = simulation_spec(robot.with_(delay_s=np.zeros(len(robot.joint_names))))
+        _measure_joints(self.spec, robot)
         self.model = self.spec.compile()
         self.window = np.arange(len(windows.start))
         self.control = late_targets(windows, robot, self.model.opt.timestep)
@@ -228,6 +230,15 @@ class World:
         return state
 
 
+def _measure_joints(spec: mujoco.MjSpec, robot: Robot) -> None:
+    """Make the joints the only sensors, as they are of a log."""
+    for sensor in list(spec.sensors):
+        spec.delete(sensor)
+    for name in robot.joint_names:
+        spec.add_sensor(name=f"{name}_pos", type=mujoco.mjtSensor.mjSENS_JOINTPOS,
+                        objtype=mujoco.mjtObj.mjOBJ_JOINT, objname=name)  # fmt: skip
+
+
 def _motor_of(spec: mujoco.MjSpec, joint: str) -> Any:
     """The motor of a joint."""
     return next(motor for motor in spec.actuators if motor.target == joint)
@@ -275,7 +286,7 @@ def _asked(world: World, start: np.ndarray, rest: np.ndarray, told: np.ndarray) 
         modify_residual=_compared_with_log(world), resample_true=False, n_threads=1,
     )  # fmt: skip
     best, _ = sysid.optimize(free, residual, optimizer="mujoco", verbose=False,
-                             max_iters=_ITERATIONS, eps=_STEP)  # fmt: skip
+                             max_iters=_ITERATIONS, eps=_STEP, output=io.StringIO())  # fmt: skip
     found = rest.copy()
     found[told] = best.as_vector()
     return found
@@ -315,7 +326,7 @@ def _sequences(world: World) -> Any:
     logged = [windows.joint_pos[windows.rows(np.full(windows.steps, number), 0) + 1
                                 + np.arange(windows.steps)] for number in world.window]  # fmt: skip
     return sysid.ModelSequences(
-        name=world.robot.name, spec=world.spec, allow_missing_sensors=True,
+        name=world.robot.name, spec=world.spec,
         sequence_name=[f"window {number}" for number in world.window],
         initial_state=list(world.first),
         control=[sysid.TimeSeries(times, one) for one in controls],

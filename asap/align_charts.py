@@ -191,6 +191,32 @@ def gain_chart(found: Mapping[str, Any]) -> str | None:
         return _svg(figure)
 
 
+def closed_chart(shares: Mapping[str, Interval | None], label: str) -> str | None:
+    """Shares of a gap that are closed, a row each with its range: 0 is the model, 100 % the truth.
+
+    Args:
+        shares: By row, as fractions.
+        label: Of the axis.
+    """
+    rows = [(name, one) for name, one in shares.items() if one is not None][:_TALLEST]
+    if not rows:
+        return None
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.0, 1.0 + 0.27 * len(rows)))
+        axes = _axes(figure, across=True)
+        for edge in (0.0, 100.0):
+            axes.axvline(edge, color=_INK, lw=1.0)
+        for row, (_, share) in enumerate(rows):
+            value, low, high = (100.0 * x for x in share)
+            color = _AFTER if low > 0.0 else "#b7791f"  # what is no better in some case stands out
+            axes.plot([low, high], [row, row], color=color, lw=1.6)
+            axes.plot(value, row, "o", ms=6, color=color)
+        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlabel(f"{label} [%]; right is better")
+        return _svg(figure)
+
+
 def _axes(figure: Figure, *, across: bool = False) -> Axes:
     """Axes with a thin grid along the figures alone."""
     figure.set_layout_engine("constrained")

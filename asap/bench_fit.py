@@ -1,21 +1,24 @@
 """The hidden-truth benchmark: fits on logs of a twin, scored by somebody who knows the twin.
 
-    cases = hidden_truth(Setup(twins=("worn", "bullet")), progress)
+    cases = hidden_truth(Setup(twins=("worn", "bullet")), Path("runs/gap"))
     cases[0].closed["joint_mae_deg"]["1.0"]           # share of the gap that could be closed
 
 The fit sees logs and the nominal robot, never the twin's file. The scorer replays motions that were
 not fitted through the nominal robot, the corrected one and the twin itself, started from the noisy
-log: what even the truth gets wrong is the floor, and only what is above it can be closed.
+log: what even the truth gets wrong is the floor, and only what is above it can be closed. Every
+case is a stage in a folder: hours of them can be stopped, and go on where they were.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from asap import __version__, results
 from asap.evaluate import Case
 from asap.fit import fit
 from asap.fit_methods import FitConfig, Method
@@ -25,6 +28,7 @@ from asap.published import EXPECTED, case_of_published
 from asap.record import RecordConfig, record
 from asap.replay import JOINT_ERROR, Replay, ReplayConfig, replay
 from asap.robot import Robot
+from asap.stages import Stages
 from asap_deploy.errors import InputError
 from asap_deploy.log import Log
 
@@ -73,40 +77,81 @@ class Scored(NamedTuple):
     log_s: float
     """Of log that was given [s]"""
 
+    verdict: str = ""
+    """What the fit said"""
+
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
         return self._asdict()
 
 
+class Logs(NamedTuple):
+    """Of one twin and one seed."""
+
+    train: list[Log]
+    test: list[Log]
+
+
 def hidden_truth(
-    setup: Setup, progress: Callable[[float], None] = lambda fraction: None
+    setup: Setup, folder: Path, progress: Callable[[float], None] = lambda fraction: None
 ) -> list[Scored]:
-    """Every twin, seed and method.
+    """Every twin, seed and method; what is done in ``folder`` is not done again.
+
+    Args:
+        setup: What is tried.
+        folder: Gets a stage for every case.
+        progress: Told the finished fraction.
 
     Raises:
         InputError: If a policy or a motion is missing.
     """
     nominal = Robot.load(setup.robot)
     found: list[Scored] = []
+    stages = Stages(folder)
     total = len(setup.twins) * len(setup.seeds) * len(setup.methods)
     for name in setup.twins:
         twin = Robot.load(f"{setup.robot}@{name}")
         for seed in setup.seeds:
-            train, test = (
-                [_log(setup, motion, nominal, twin, seed + 100 * number)
-                 for number, motion in enumerate(motions)]
-                for motions in (setup.train, setup.test)
-            )  # fmt: skip
+            logs = functools.cache(functools.partial(_logs, setup, nominal, twin, seed))
             for method in setup.methods:
-                found.append(_scored(setup, name, method, seed, nominal, twin, train, test))
+
+                def make(
+                    place: Path, name: str = name, twin: Robot = twin, seed: int = seed,
+                    method: Method = method, logs: Callable[[], Logs] = logs,
+                ) -> dict[str, object]:  # fmt: skip
+                    return _scored(setup, name, method, seed, nominal, twin, logs()).as_dict()
+
+                case = f"{name}/seed{seed}/{method}"
+                found.append(Scored(**stages.do(case, _depends(setup, case, nominal), make)))
                 progress(len(found) / total)
     return found
 
 
+def _depends(setup: Setup, case: str, nominal: Robot) -> dict[str, object]:
+    """What a case depends on: not on the other cases, nor on how many cores there are."""
+    return {
+        "case": case,
+        "toolkit": __version__,
+        "robot": [setup.robot, results.file_sha256(nominal.folder)],
+        "motions": [setup.train, setup.test, setup.episodes],
+        "data": None if setup.data is None else str(setup.data),
+    }
+
+
+def _logs(setup: Setup, nominal: Robot, twin: Robot, seed: int) -> Logs:
+    """Of motions that are fitted and of those that judge, once for all methods."""
+    return Logs(*(
+        [_log(setup, motion, nominal, twin, seed + 100 * number)
+         for number, motion in enumerate(motions)]
+        for motions in (setup.train, setup.test)
+    ))  # fmt: skip
+
+
 def _scored(
-    setup: Setup, name: str, method: Method, seed: int, nominal: Robot, twin: Robot,
-    train: list[Log], test: list[Log],
-) -> Scored:  # fmt: skip
+    setup: Setup, name: str, method: Method, seed: int, nominal: Robot, twin: Robot, logs: Logs
+) -> Scored:
+    """One fit by somebody who knows the logs, judged by somebody who knows the truth."""
+    train, test = logs
     config = FitConfig(method=method, seed=seed, threads=setup.threads)
     started = time.perf_counter()
     fitted = fit(train, nominal, config, heldout=test)
@@ -119,7 +164,7 @@ def _scored(
     errors = {arm: {metric: {h: e[metric].value for h, e in seen.arms[arm].horizons.items()}
                     for metric in (JOINT_ERROR, GLOBAL_ERROR)} for arm in arms}  # fmt: skip
     return Scored(name, method, seed, fitted.accepted, closed, errors, worse, wall_s,
-                  sum(log.duration_s for log in train))  # fmt: skip
+                  sum(log.duration_s for log in train), fitted.verdict)  # fmt: skip
 
 
 def _closed(seen: Replay, accepted: bool) -> tuple[dict[str, dict[str, float]], list[str]]:

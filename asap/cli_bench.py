@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.markdown import Markdown
 
+from asap import results
 from asap.bench import bench_sim
 from asap.bench_fit import Scored, Setup, hidden_truth
 from asap.bench_gap import twin_gaps
@@ -14,12 +17,16 @@ from asap.bench_integrators import integrator_study
 from asap.bench_train import bench_train
 from asap.cli_common import CHECK_FAILED, DONE, Common, Outcome, Progress, show, table
 from asap.fit_methods import Method
+from asap.gap_page import RESULT, gap_page
 from asap.inputs import open_motion
 from asap.judge import GLOBAL_ERROR
 from asap.published import ROBOT, Comparison, compare_published
 from asap.replay import JOINT_ERROR, ReplayConfig
 from asap.robot import Robot
 from asap.training_run import TrainConfig
+from asap_deploy.npz import write_file
+
+PAGE = "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +45,7 @@ class BenchSim(Common):
     def run(self, progress: Progress) -> Outcome:
         """Measure."""
         done = iter(range(1, len(self.sizes) + 1))
-        results = bench_sim(
+        sizes = bench_sim(
             Robot.load(self.robot),
             self.sizes,
             threads=self.threads,
@@ -47,7 +54,7 @@ class BenchSim(Common):
             progress=lambda line: progress(next(done) / len(self.sizes)),
         )
         rows = []
-        for one in results:
+        for one in sizes:
             ratio, read, plain = one.ratio_bare, one.ratio_bare_read, one.ratio_robot_model
             rows.append([str(one.num_envs), f"{one.sim_per_s:.0f}", f"{one.bare_per_s:.0f}",
                          f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})",
@@ -55,9 +62,9 @@ class BenchSim(Common):
                          f"{plain.value:.3f} ({plain.low:.3f} to {plain.high:.3f})"])  # fmt: skip
         columns = ["robots", "ours [1/s]", "bare [1/s]", "ours / bare", "the same, all read",
                    "ours / bare on robot.model"]  # fmt: skip
-        title = f"Control steps of {self.robot}, {results[0].threads} threads"
+        title = f"Control steps of {self.robot}, {sizes[0].threads} threads"
         return Outcome(
-            result={"sizes": [one.to_json() for one in results]},
+            result={"sizes": [one.to_json() for one in sizes]},
             shown=[table(title, columns, rows)],
         )
 
@@ -132,8 +139,9 @@ class BenchGap(Common):
     """How far twins with a hidden truth are from the model, and how much of that a fit closes.
 
     With `--methods` a correction is fitted to logs of every twin and scored against its truth on
-    motions that were not fitted; exit status 1 if one that was accepted is worse than none. With
-    `--data` alone: the open-loop gap of the published trackers, in the paper's form.
+    motions that were not fitted: one table, one page. Exit status 1 if one that was accepted is
+    worse than none. What was stopped goes on with the same --out. With `--data` alone: the
+    open-loop gap of the published trackers, in the paper's form.
     """
 
     data: Path | None = None
@@ -155,6 +163,8 @@ class BenchGap(Common):
     """Starts and sensors, so many sets."""
     every_s: float = 0.1
     """Between the starts of windows of the open loop [s]."""
+    out: Path | None = None
+    """Folder of cases, gap.json and report.html; runs/bench-gap/<time>-<seed> by default."""
     threads: int = 0
     """Threads of the simulator; 0: all cores."""
 
@@ -174,7 +184,19 @@ class BenchGap(Common):
             data=self.data,
             threads=self.threads,
         )
-        return _scores(hidden_truth(setup, progress), [] if self.data is None else [self.data])
+        out, inputs = self.folder("bench-gap"), [] if self.data is None else [self.data]
+        started = time.perf_counter()
+        outcome = _scores(hidden_truth(setup, out, progress), inputs)
+        wall_s = time.perf_counter() - started
+        head = results.envelope("bench gap", seed=self.seed, inputs=inputs, wall_s=wall_s)
+        shown = {"robot": setup.robot, "setup": {"train": setup.train, "test": setup.test}}
+        found = results.plain(head | shown | outcome.result)
+        results.write_json(out / RESULT, found)
+        write_file(out / PAGE, gap_page(found))
+        return dataclasses.replace(
+            outcome, result=outcome.result | {"run_dir": out, "page": out / PAGE},
+            shown=[*outcome.shown, f"page: {out / PAGE}    figures: {out / RESULT}"],
+        )  # fmt: skip
 
     def _open_loop(self, data: Path, progress: Progress) -> Outcome:
         config = ReplayConfig(every_s=self.every_s, seed=self.seed, threads=self.threads)
@@ -212,11 +234,17 @@ def _scores(found: list[Scored], inputs: list[Path]) -> Outcome:
     columns = ["twin", "method", "seed", "accepted", *(f"joints {h} s" for h in horizons),
                *(f"E_g {h} s" for h in horizons), "wall s"]  # fmt: skip
     worse = sum(bool(one.worse) for one in found)
+    never_worse = 1.0 - worse / len(found)
     return Outcome(
-        result={"cases": [one.as_dict() for one in found], "worse": worse},
+        result={
+            "cases": [one.as_dict() for one in found],
+            "worse": worse,
+            "never_worse": never_worse,
+        },
         shown=[
             table("Share of the closable gap that is closed", columns, rows),
-            f"{worse} of {len(found)} cases are worse than no correction somewhere",
+            f"{worse} of {len(found)} cases are worse than no correction somewhere: "
+            f"{never_worse:.1%} are never",
         ],
         inputs=inputs,
         status=DONE if worse == 0 else CHECK_FAILED,

@@ -69,11 +69,11 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.fit_methods",
     "asap.cli_common asap.bench_train asap.bench_gap asap.replay_view asap.closed_loop "
     "asap.fit asap.next_motion asap.bench_logs asap.sysid_check",
-    "asap.cli_progress asap.bench_fit asap.finetune asap.fit_files asap.stages",
-    "asap.align_judge asap.align_config asap.align_words",
+    "asap.cli_progress asap.finetune asap.fit_files asap.stages",
+    "asap.align_judge asap.align_config asap.align_words asap.bench_fit",
     "asap.align asap.align_blocks asap.align_charts",
     "asap.bench_align asap.align_parameters",
-    "asap.align_page",
+    "asap.align_page asap.gap_page",
     "asap.cli_bench asap.cli_data asap.cli_fit asap.cli_logs asap.cli_motions asap.cli_policy "
     "asap.cli_train asap.cli_twin",
     "asap.cli_align asap.cli_bench_logs asap.cli_teach",

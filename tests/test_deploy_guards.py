@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from asap_deploy import loop as loop_module
 from asap_deploy import preflight
 from asap_deploy.errors import InputError
 from asap_deploy.golden import load_policy
-from asap_deploy.guards import StateWatch
+from asap_deploy.guards import STATE_GUARDS, StateWatch
 from asap_deploy.handover import Handover, Post
 from asap_deploy.keys import OnlyStop, TerminalKeys
 from asap_deploy.link import LinkStats, RobotFacts
@@ -315,3 +316,21 @@ def test_a_real_robot_takes_no_policys_word_for_what_it_is():
     assert look_at_contracts([contract], dataclasses.replace(other, is_real=False))[-1].verdict == (
         WARN
     )
+
+
+def test_the_table_of_guards_names_every_guard_and_tests_that_exist():
+    folder = Path(__file__).parent
+    text = (folder.parent / "deploy" / "README.md").read_text()
+    table = text[text.index("## Every guard") : text.index("### Measured")]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    assert set(STATE_GUARDS) <= named
+    assert {"policy_late", "policy_dead", "policy_data", "policy_refused"} <= named
+    sources = "".join(path.read_text() for path in folder.glob("test_*.py"))
+    tests = " ".join(re.findall(r"def (test_\w+)", sources))
+    for name in re.findall(r"`\.\.([\w]+?)(?:\.\.)?`", table):
+        assert name.strip("_") in tests, name
+    for name in re.findall(r"`(test_\w+)`", table):
+        assert (folder / f"{name}.py").exists(), name
+    for words in re.findall(r"\[([a-z_=.\-0-9]+)\]", table):
+        assert f'"{words}"' in sources, words

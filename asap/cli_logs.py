@@ -97,12 +97,14 @@ class LogsConvert(_Logs):
     def run(self, progress: Progress) -> Outcome:
         """Convert."""
         written, shown = [], []
+        if self.out.suffix not in ("", ".npz") and not self.out.is_dir():
+            raise InputError(f"--out ends in '{self.out.suffix}', expected .npz, or a folder")
         for opened in self._open(None):
             single = len(self.logs) == 1 and self.out.suffix == ".npz"
             target = self.out if single else self.out / f"{opened.name}.npz"
             opened.log.save(target)
             written.append(target)
-            channels = ", ".join(opened.log.fields)
+            channels = ", ".join(["joint_pos", *opened.log.fields])
             shown.append(f"{target}: {opened.log.duration_s:.1f} s at {opened.log.rate_hz:.2f} Hz, "
                          f"{len(opened.log.joint_names)} joints; {channels}")  # fmt: skip
             shown += [f"  note: {note}" for note in opened.notes]

@@ -35,6 +35,15 @@ MIN_CERTAINTY, MIN_AGREE = 10.0, 0.7
 """A change must be so many standard errors, and by weight this share of the joints must go its way:
 friction alone has made more than ten, but of small changes; and not in all joints alike."""
 
+SAME_TARGET = 1e-6
+SETTLED_S, SIDE_S = 1.0, 0.5
+"""Targets that change by less stand still [rad]; joints have settled after this, and are looked at
+for so long at either end [s]."""
+
+MIN_SAG, MIN_SAG_RATIO = 0.01, 1.25
+"""Closer to its target a joint bears no load worth naming [rad]; friction holds joints a little
+apart from one time to the next, not all of them by a quarter."""
+
 _SENSORS = ("joint_pos", "joint_vel", "imu_ang_vel_b", "imu_lin_acc_b", "torque_est")
 
 
@@ -156,7 +165,52 @@ def gain_changes(view: View) -> Outcome:
             ratio = float((high[columns] / np.maximum(low[columns], 1e-9)).max())
             return Outcome([view.finding("gain_change", "WARNING", text, joints=names,
                                          value=ratio)])  # fmt: skip
-    return _seen_gains(view)
+    sunk = _sunk(view)
+    return _seen_gains(view) if sunk is None else Outcome([sunk])
+
+
+def _sunk(view: View) -> Finding | None:
+    """Joints that sink under their load, or rise, while every target stands still.
+
+    A motor holds a load at ``load / stiffness`` from its target. Where load and target stay as
+    they are and the distance grows, the stiffness fell: a robot that only stands tells no more.
+    """
+    target = view.log.fields.get("joint_pos_target")
+    if target is None:
+        return None
+    fixed = ~view.breaks & (np.abs(np.diff(target, axis=0)) < SAME_TARGET).all(axis=1)
+    settle = max(1, round(SETTLED_S / view.step_s))
+    for first, last in spans(fixed):
+        rows = slice(first + settle, last + 1)
+        found = _sag_change(view, int(rows.start), np.abs(target[rows] - view.log.joint_pos[rows]))
+        if found is not None:
+            return found
+    return None
+
+
+def _sag_change(view: View, first: int, sag: np.ndarray) -> Finding | None:
+    """Whether distances (n, J) from targets that stand still, from a row on, change."""
+    side = max(1, round(SIDE_S / view.step_s))
+    if len(sag) < 2 * side:
+        return None
+    before, after = np.median(sag[:side], axis=0), np.median(sag[-side:], axis=0)
+    loaded = np.maximum(before, after) > MIN_SAG
+    change = np.abs(after - before) * loaded
+    ratio = float((after @ loaded + 1e-9) / (before @ loaded + 1e-9))
+    changed = int((change > 0.5 * MIN_SAG).sum())
+    if changed < 2 or max(ratio, 1.0 / ratio) < MIN_SAG_RATIO:
+        return None
+    worst = np.argsort(-change)[: min(3, changed)]
+    half = 0.5 * (before + after)[worst[0]]
+    row = first + int(((sag[:, worst[0]] > half) == (after > before)[worst[0]]).argmax())
+    names = view.names(worst)
+    text = (
+        f"while all targets stand still loaded joints come to stand {ratio:.2f} times as far from "
+        f"them, from {view.at(row)}, most of all {listed(names)}: motors became "
+        f"{'weaker' if ratio > 1.0 else 'stronger'}, or a load changed, and no recorded gain says "
+        "so; split the log there and fit the parts apart"
+    )
+    return view.finding("gain_change", "WARNING", text, joints=names, value=1.0 / ratio)
 
 
 def _seen_gains(view: View) -> Outcome:

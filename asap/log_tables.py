@@ -85,6 +85,8 @@ def format_of(path: Path) -> str:
         raise InputError("file does not exist", file=path) from None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read: {error}", file=path) from None
+    if not head:
+        raise InputError("file is empty", file=path)
     for magic, name in MAGIC.items():
         if head.startswith(magic):
             return name

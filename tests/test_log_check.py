@@ -134,6 +134,28 @@ def test_softer_motors_are_noticed_without_being_told(robot: Robot) -> None:
     assert [f.verdict for f in findings] == ["WARNING"] and findings[0].value < 0.9
 
 
+def test_motors_that_weaken_while_a_robot_only_stands_are_noticed_by_its_sagging() -> None:
+    rng = np.random.default_rng(0)
+    time_s, load = 0.01 * np.arange(1000), np.array([-0.04, 0.03, 0.004])  # load / stiffness [rad]
+
+    def standing(share: np.ndarray, target: float | np.ndarray = 0.5) -> View:
+        wanted = np.broadcast_to(np.asarray(target), (1000,))[:, None] * np.ones(3)
+        sagged = wanted + load / share[:, None] + 5e-4 * rng.standard_normal((1000, 3))
+        return View(log=Log(("knee", "hip", "head"), time_s, sagged, {"joint_pos_target": wanted}))
+
+    weaker = np.where(time_s < 4.0, 1.0, 0.5)
+    (found,) = gain_changes(standing(weaker)).findings
+    assert found.verdict == "WARNING" and found.joints == ("knee", "hip")
+    assert found.value == pytest.approx(0.5, abs=0.02)
+    assert "2.00 times as far" in found.text and "motors became weaker" in found.text
+    assert "from 4.00 s (row 400)" in found.text
+    (found,) = gain_changes(standing(weaker[::-1])).findings
+    assert found.value == pytest.approx(2.0, abs=0.08) and "stronger" in found.text
+    assert not gain_changes(standing(np.ones(1000))).findings
+    moved = np.where(time_s < 4.0, 0.5, 0.6)  # the load may be another one in another pose
+    assert not gain_changes(standing(weaker, moved)).findings
+
+
 def test_absent_channels_are_passed_over_in_silence(log: Log, robot: Robot) -> None:
     bare = replace(log, fields={"joint_pos_target": log.fields["joint_pos_target"]})
     names = {finding.name for finding in check_log(bare, robot).findings}

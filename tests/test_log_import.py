@@ -29,7 +29,7 @@ from log_files import (
 from test_log import full_log
 
 from asap import log_columns
-from asap.cli_logs import LogsCheck
+from asap.cli_logs import LogsCheck, LogsConvert
 from asap.log_columns import read_columns
 from asap.log_import import open_log
 from asap.motion_formats import G1_JOINTS, G1_JOINTS_23
@@ -421,6 +421,19 @@ def test_a_foreign_log_is_saved_and_read_as_one_of_ours(tmp_path):
     log.save(tmp_path / "ours.npz")
     again = open_log(tmp_path / "ours.npz").log
     assert set(again.fields) == set(log.fields) and dataclasses.replace(again).robot == "g1"
+
+
+def test_one_log_is_written_to_an_npz_or_into_a_folder_and_nowhere_else(tmp_path):
+    np.savez(tmp_path / "a.npz", **listener_arrays())
+
+    def written(out):
+        return LogsConvert(logs=(tmp_path / "a.npz",), out=out).run(lambda part: None).result
+
+    assert written(tmp_path / "b.npz") == {"written": [tmp_path / "b.npz"]}
+    assert written(tmp_path / "folder") == {"written": [tmp_path / "folder" / "a.npz"]}
+    with pytest.raises(InputError, match="--out ends in '.csv', expected .npz, or a folder"):
+        written(tmp_path / "c.csv")
+    assert not (tmp_path / "c.csv").exists()
 
 
 def test_a_log_of_another_robot_says_whose_it_is_and_what_can_be_done_with_it(tmp_path):

@@ -425,11 +425,14 @@ def test_a_definition_that_cannot_be_ends_in_one_line_and_nothing_is_printed(tmp
 def test_what_is_no_file_or_a_folder_of_something_else_is_said(tmp_path):
     (tmp_path / "map.toml").write_text(files.PLAIN_MAP)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "nothing.npz").touch()
     (tmp_path / "two").mkdir()
     for stem in ("a", "b"):
         (tmp_path / "two" / f"{stem}.csv").write_text(files.csv_text())
     for name, columns, text in (
         ("nowhere", None, "file does not exist"),
+        ("nothing.npz", None, "file is empty"),
+        ("nothing.npz", "map.toml", "file is empty"),
         ("empty", None, "give a column map"),
         ("empty", "map.toml", "neither CSV files nor a rosbag2 recording"),
         ("two", "map.toml", "the folder holds 2 tables: say which with table ="),

@@ -10,6 +10,7 @@ import pytest
 
 from asap.closed_loop import compare_run
 from asap.inputs import case_of, open_policy
+from asap.log_check import check_log
 from asap.log_import import open_log
 from asap.metrics import Interval
 from asap.replay import JOINT_ERROR, Replay, ReplayConfig, replay
@@ -59,6 +60,16 @@ def test_sigmaban_squats_within_a_degree_at_one_second(gain: int, tmp_path: Path
     errors, still = _errors(found, "nominal"), _errors(found, "hold_last")
     assert np.deg2rad(errors[-1]) < 0.022
     assert errors[-1] < 0.3 * still[-1]
+
+
+@pytest.mark.parametrize(("run", "dropped"), [("drop_kp__32_to_12", True),
+                                               ("squat_motion__32", False)])  # fmt: skip
+def test_a_gain_that_was_lowered_under_a_standing_robot_is_noticed(run: str, dropped: bool) -> None:
+    columns = ROOT / "real_logs" / "columns" / "sigmaban.toml"
+    log = open_log(SHARED / "sigmaban" / "npz" / f"{run}.npz", columns=columns).log
+    found = [f for f in check_log(log).problems if f.name == "gain_change"]
+    assert len(found) == dropped
+    assert not dropped or {"left_knee", "right_knee"} <= set(found[0].joints)
 
 
 def test_an_x2_walks_for_some_tenths_of_a_second(tmp_path: Path) -> None:

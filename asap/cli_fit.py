@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import RenderableType
 
@@ -30,6 +32,8 @@ from asap.robot import Robot
 from asap.sysid_check import check_installed, cross_check
 from asap_deploy.errors import InputError
 
+_NAMED = 4
+"""Parameters that a remark names."""
 _STILL_FALLING = 0.95
 """More log helps if the last doubling left less than this of the error."""
 
@@ -115,7 +119,7 @@ def _tables(fitted: Fitted) -> list[RenderableType]:
                  p["determined_by"]] for p in known]  # fmt: skip
         columns = ["parameter", "value", "about 95 %", "told by"]
         title = "What the log tells: factors of the model, or SI units on top of it"
-        shown.append(table(title, columns, rows))
+        shown += [table(title, columns, rows), _who_tells(fitted.parameters)]
     horizons = list(fitted.heldout.arms["nominal"].horizons)
     for metric in (JOINT_ERROR, "global_mpjpe_mm"):
         rows = [[name, *(show(fitted.heldout.arms[name].horizons[h][metric], 2) for h in horizons)]
@@ -132,9 +136,28 @@ def _tables(fitted: Fitted) -> list[RenderableType]:
     return [*shown, *_remarks(fitted), fitted.verdict]
 
 
+def _who_tells(parameters: list[dict[str, Any]]) -> RenderableType:
+    """How many parameters of each kind the log determines, and how many only the model."""
+    by: dict[str, Counter[str]] = {}
+    for one in parameters:
+        name = str(one["name"])
+        quantity = name.removesuffix(" in its group").rpartition(" ")[2]
+        quantity += " beside its group" if name.endswith(" in its group") else ""
+        by.setdefault(quantity, Counter())[one["determined_by"]] += 1
+    sources = ("log", "log and model", "model", "nothing")
+    rows = [[quantity, *(str(count[source] or "") for source in sources)]
+            for quantity, count in by.items()]  # fmt: skip
+    columns = ["", "the log", "log and model", "the model", "nothing: no trace"]
+    return table("Parameters, by what determines them", columns, rows)
+
+
 def _remarks(fitted: Fitted) -> list[str]:
     """What a person should know, a line each."""
     remarks = []
+    silent = [p["name"] for p in fitted.parameters if p["determined_by"] == "nothing"]
+    if silent:
+        more = f" and {len(silent) - _NAMED} more" if len(silent) > _NAMED else ""
+        remarks.append(f"not observable in these logs: {', '.join(silent[:_NAMED])}{more}")
     if fitted.effective and fitted.accepted:
         remarks.append(
             f"parameters of {', '.join(fitted.effective)} are effective, not physical: what is "

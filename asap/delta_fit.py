@@ -85,6 +85,8 @@ class DeltaFitted(NamedTuple):
     """Errors on the validation part, relative to the robot without it"""
     abstained: list[str]
     """Joints that are left alone"""
+    alarms: tuple[str, ...] = ()
+    """What was odd while it was learned, a line each"""
 
 
 class DeltaWeights:
@@ -207,8 +209,8 @@ def gated(law: Learned, robot: Robot, judge: Judge) -> DeltaFitted:
 def as_learned(weights: np.ndarray, robot: Robot, logs: Sequence[Log]) -> Learned:
     """The law (J, features) as a network, bounded by what these logs need and trusted there."""
     tracks = [s.track for i, log in enumerate(logs) for s in stretches_of(log, i, robot)]
-    measured = [_measured(track.qpos, track.qvel, robot) for track in tracks]
-    pairs = list(zip(measured, (track.joint_pos_target for track in tracks), strict=True))
+    states = [measured(track.qpos, track.qvel, robot) for track in tracks]
+    pairs = list(zip(states, (track.joint_pos_target for track in tracks), strict=True))
     rows = np.concatenate([learning.inputs(*pair) for pair in pairs]).astype(float)
     offsets = np.concatenate([np.einsum("njf,jf->nj", features(*pair), weights) for pair in pairs])
     mean, std = rows.mean(axis=0), rows.std(axis=0) + 1e-3
@@ -234,7 +236,7 @@ def as_learned(weights: np.ndarray, robot: Robot, logs: Sequence[Log]) -> Learne
     )  # fmt: skip
 
 
-def _measured(qpos: np.ndarray, qvel: np.ndarray, robot: Robot) -> Measurement:
+def measured(qpos: np.ndarray, qvel: np.ndarray, robot: Robot) -> Measurement:
     """What a log's rows say."""
     if robot.has_free_base:
         quat, turn = qpos[:, 3:7], qvel[:, 3:6]

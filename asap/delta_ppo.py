@@ -22,6 +22,7 @@ from torch import nn
 
 from asap.delta_env import DeltaEnv, DeltaEnvConfig
 from asap.delta_fit import DeltaConfig, DeltaFitted, gated
+from asap.exploits import Look, exploited, usual_offset_rad
 from asap.judge import CORRECTED, Judge
 from asap.learned import Learned, LearnedContract, from_layers
 from asap.log_windows import stretches_of
@@ -115,6 +116,7 @@ def fit_delta_ppo(
                    places=places, threads=threads)  # fmt: skip
     ppo = trainer(env, config.ppo, seed)
     best: tuple[float, Learned] | None = None
+    looks: list[Look] = []
     for iteration in range(1, config.iterations + 1):
         facts = ppo.iterate()
         progress(iteration / config.iterations)
@@ -123,12 +125,14 @@ def fit_delta_ppo(
             law = as_learned(ppo, env)
             share = judge.shares({CORRECTED: robot.with_(learned=law)})[CORRECTED]
             checked(Checked(ppo.num_timesteps, share, facts))
+            size = usual_offset_rad(law, robot, train)
+            looks.append(Look(share, float(np.sqrt(np.square(size).mean()))))
             if best is None or share < best[0]:
                 best = share, law
         if last:
             break
     assert best is not None, "the last iteration is always looked at"
-    return gated(best[1], robot, judge)
+    return gated(best[1], robot, judge)._replace(alarms=tuple(exploited(looks)))
 
 
 def trainer(env: DeltaEnv, config: PpoConfig, seed: int) -> TrackerPPO:

@@ -17,8 +17,9 @@ import numpy as np
 
 from asap.bands import Band, calibrate
 from asap.correction import Correction
+from asap.exploits import co_controllers, memorised
 from asap.fit_methods import Candidate, FitConfig, nothing, propose
-from asap.judge import CORRECTED, NOMINAL, Judge, verdict
+from asap.judge import CORRECTED, NOMINAL, Judge, shares_of, verdict
 from asap.log_split import Parts, split
 from asap.misfit import suspects
 from asap.parameter_search import Identified
@@ -27,11 +28,9 @@ from asap.robot import Robot
 from asap_deploy.errors import InputError
 from asap_deploy.log import Log
 
-_CURVE_S = (5.0, 10.0, 20.0)
+_CURVE_S = (5.0, 10.0, 20.0, 40.0)
 _STILL_S, _STILL_SPEED = 5.0, 0.05
 """Logs shorter than this [s], or in which no joint is faster [rad/s], tell nothing."""
-_CO_CONTROLLER = 0.3
-"""An offset larger than this part of what the policy does is an alarm."""
 
 Progress = Callable[[float], None]
 
@@ -63,6 +62,8 @@ class Fitted:
     """What a person should look at, one line each"""
     identified: Identified | None
     """What advice on the next motion needs"""
+    trained: float
+    """Share of the model's error that is left on the part that was fitted; NaN: nothing was"""
 
 
 def fit(
@@ -122,6 +123,7 @@ def _told(
         arms = {f"{s:g}": identified.with_less(s).robot(robot) for s in _CURVE_S if s < longest}
         curve = {**judge.shares(arms), f"{longest:.0f}": identified.share} if arms else {}
         effective = suspects(identified.linear, identified.z, identified.robot, identified.windows)
+    trained = _trained(found.correction, robot, judge, parts)
     return Fitted(
         correction=found.correction if accepted else nothing(robot),
         accepted=accepted,
@@ -133,8 +135,14 @@ def _told(
         bands=calibrate(replays, CORRECTED if accepted else NOMINAL),
         effective=effective,
         curve=curve,
-        alarms=[*_on_bounds(identified), *_alarms(found.correction, parts.train)],
+        alarms=[
+            *_on_bounds(identified),
+            *found.alarms,
+            *co_controllers(found.correction, robot, parts.train),
+            *_on_its_log(trained, replays[0], judge),
+        ],
         identified=identified,
+        trained=trained,
     )
 
 
@@ -178,19 +186,20 @@ def _on_bounds(identified: Identified | None) -> list[str]:
             "physics"]  # fmt: skip
 
 
-def _alarms(correction: Correction, logs: Sequence[Log]) -> list[str]:
-    """Offsets that do the policy's work."""
-    learned = correction.learned
-    if learned is None or learned.acts_on != "target":
+def _trained(correction: Correction, robot: Robot, judge: Judge, parts: Parts) -> float:
+    """What is left of the model's error on the part that was fitted, as other parts are judged."""
+    if correction.empty:
+        return float("nan")
+    own = Judge(parts.train, robot, horizons_s=judge.config.horizons_s,
+                threads=judge.config.threads)  # fmt: skip
+    return own.shares({CORRECTED: correction.robot(robot)})[CORRECTED]
+
+
+def _on_its_log(trained: float, heldout: Replay, judge: Judge) -> list[str]:
+    """The alarm of a correction that gains on its own log alone."""
+    if CORRECTED not in heldout.arms:
         return []
-    commanded = np.concatenate([log.fields["joint_pos_target"] - log.joint_pos for log in logs])
-    size = np.sqrt(np.square(commanded).mean(axis=0))
-    order = [logs[0].joint_names.index(name) for name in correction.joint_names]
-    return [
-        f"the offset of {name} may reach {bound:.2f} rad, {bound / size[place]:.0%} of what the "
-        "policy commands there"
-        for name, place, bound in zip(
-            correction.joint_names, order, learned.contract.bound, strict=True
-        )
-        if bound > _CO_CONTROLLER * 3.0 * size[place]
-    ]
+    names = {f"{horizon:g}" for horizon in judge.config.horizons_s}
+    shares = [value for (_, horizon), value in shares_of(heldout, CORRECTED).items()
+              if f"{float(horizon):g}" in names]  # fmt: skip
+    return memorised(trained=trained, heldout=float(np.mean(shares)))

@@ -67,6 +67,8 @@ class Candidate(NamedTuple):
     identified: Identified | None
     abstained: list[str]
     """Joints that get no offset"""
+    alarms: tuple[str, ...] = ()
+    """What was odd while it was learned, a line each"""
 
 
 def nothing(robot: Robot) -> Correction:
@@ -154,6 +156,7 @@ def _stacked(
 
 def _with_offset(candidate: Candidate, delta: DeltaFitted, robot: Robot) -> Candidate:
     """An offset on top, if other runs notice it."""
+    candidate = candidate._replace(alarms=delta.alarms)
     if delta.learned is None or delta.share >= _NOTICED:
         return candidate._replace(abstained=list(robot.joint_names))
     correction = dataclasses.replace(candidate.correction, learned=delta.learned)

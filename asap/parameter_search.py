@@ -105,7 +105,11 @@ class Identified(NamedTuple):
         return tuple(as_correction(self.parameters, z, self.robot).parameters for z in solutions)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Parameters for a table and for JSON."""
+        """All parameters for a table and for JSON, with who tells them.
+
+        ``log``; ``log and model`` together; ``model``: the log says little, or other runs are
+        predicted as well without; ``nothing``: no trace of it in the log.
+        """
         spread, told = self.linear.spread(self.active), self.linear.told(self.active)
         rows = []
         for place in np.flatnonzero(self.active):
@@ -115,10 +119,18 @@ class Identified(NamedTuple):
             source = "log" if told[place] > 0.9 else "log and model"
             rows.append({"name": item.name, "value": item.physical(z), "low": low, "high": high,
                          "determined_by": source if told[place] > 0.5 else "model"})  # fmt: skip
-        dead = [item.name for item, free in
-                zip(self.parameters.items, self.linear.free, strict=True) if not free]  # fmt: skip
-        none = {"value": None, "low": None, "high": None, "determined_by": "nothing"}
-        return [*rows, *({"name": name, **none} for name in dead)]
+        unknown = {"low": None, "high": None}
+        for item, free, used in zip(
+            self.parameters.items, self.linear.free, self.active, strict=True
+        ):
+            if not free:
+                rows.append(
+                    {"name": item.name, "value": None, **unknown, "determined_by": "nothing"}
+                )
+            elif not used:
+                rows.append({"name": item.name, "value": item.physical(0.0), **unknown,
+                             "determined_by": "model"})  # fmt: skip
+        return rows
 
 
 def search(

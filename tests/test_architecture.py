@@ -65,6 +65,7 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.train asap.teach",
     "asap.judge asap.bands asap.misfit asap.delta_env",
     "asap.parameter_search asap.delta_fit asap.grid asap.dynamics_residual",
+    "asap.exploits",
     "asap.delta_ppo",
     "asap.fit_methods",
     "asap.cli_common asap.bench_train asap.bench_gap asap.replay_view asap.closed_loop "

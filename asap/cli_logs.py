@@ -15,7 +15,7 @@ from asap.correction import Correction
 from asap.inputs import case_of, open_policy
 from asap.log_check import LogCheck, check_log
 from asap.log_import import OpenedLog, open_log
-from asap.replay import JOINT_ERROR, Replay, ReplayConfig, replay
+from asap.replay import JOINT_ERROR, REPEAT, Replay, ReplayConfig, replay
 from asap.replay_view import costly, heat_map, metrics_of, page, worst_points, write_overlay
 from asap.robot import Robot
 from asap_deploy.errors import InputError
@@ -145,8 +145,9 @@ def _summary(array: np.ndarray) -> list[str]:
 class ReplayLogs(_Logs):
     """Logged targets through the simulator, put back onto the log every window.
 
-    Beside the simulator: hold_last (nothing moves) and target_as_prediction (joints are where they
-    are told to be). Errors at the end of each horizon, 95 % intervals over episodes.
+    Beside the simulator: hold_last (nothing moves), target_as_prediction (joints are where they
+    are told to be) and, where runs of one motion tell their phase, repeat (joints move on as in
+    another run). Errors at the end of each horizon, 95 % intervals over episodes.
     """
 
     horizons_s: tuple[float, ...] = (0.25, 0.5, 1.0)
@@ -186,6 +187,7 @@ class ReplayLogs(_Logs):
             horizons_s=self.horizons_s,
             every_s=self.every_s,
             delay_ms=self.delay_ms,
+            repeats=True,
             seed=self.seed,
             threads=self.threads,
         )
@@ -277,6 +279,13 @@ def _verdict(found: Replay) -> list[str]:
             )
     elif gap < 1e-3:
         lines.append(f"there is no gap: {gap:.1e} deg at {last} s")
+    elif REPEAT in found.arms:
+        apart = found.arms[REPEAT].horizons[last][JOINT_ERROR].value
+        if gap <= apart:
+            lines.append(
+                f"the simulator is as near to the robot as the robot is to itself: {gap:.2f} deg "
+                f"at {last} s, {apart:.2f} from one run to another"
+            )
     return lines
 
 

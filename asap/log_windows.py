@@ -179,6 +179,28 @@ class Windows:
         pieces = (self.start * self.dt // _BLOCK_S).astype(np.intp)
         return np.unique(np.stack([numbers, pieces]), axis=1, return_inverse=True)[1].reshape(-1)
 
+    def repeats(self) -> np.ndarray:
+        """(W,) rows at which another run was in the same phase; -1 where none was.
+
+        The next run that has the phase, so that each is compared with one other and not with all.
+        """
+        phases = [_phase(s) for s in self.stretches]
+        runs = [s.episode for s in self.stretches]
+        first = np.cumsum([0, *(len(s.track.qpos) for s in self.stretches)])
+        found = np.full(len(self.start), -1)
+        for place, (run, phase) in enumerate(zip(runs, phases, strict=True)):
+            windows = np.flatnonzero(self.stretch == place)
+            later = [(place + k) % len(runs) for k in range(1, len(runs))]
+            for other in (k for k in later if runs[k] != run):
+                open_ = windows[found[windows] < 0]
+                if phase is None or (there := phases[other]) is None or not len(open_):
+                    continue
+                near = np.abs(there[None] - phase[self.start[open_], None])
+                row, step = near.argmin(axis=1), float(np.median(np.abs(np.diff(there))))
+                fits = (near.min(axis=1) <= 0.51 * step) & (row + self.steps < len(there))
+                found[open_[fits]] = first[other] + row[fits]
+        return found
+
     def start_in(
         self,
         sim: Simulation,
@@ -215,6 +237,15 @@ class Windows:
         kp[:, :, 0] = model.actuator_gainprm[:, 0] * ratio["stiffness"]
         kv[:, :, 1] = model.actuator_biasprm[:, 1] * ratio["stiffness"]
         kv[:, :, 2] = model.actuator_biasprm[:, 2] * ratio["damping"]
+
+
+def _phase(stretch: Stretch) -> np.ndarray | None:
+    """(T,) progress in the motion, where the log says it and it goes on."""
+    known = stretch.log.fields.get("phase")
+    if known is None:
+        return None
+    phase = np.interp(stretch.track.time_s, stretch.log.time_s, known)
+    return phase if (np.diff(phase) > 0.0).all() else None
 
 
 def _straddling(stretch: Stretch, length: int, lead: int, stride: int, steps: int) -> int:

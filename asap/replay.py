@@ -36,6 +36,7 @@ BODY_ERRORS = (
 )
 BASE_POS_ERROR, BASE_TILT_ERROR = "base_pos_mm", "base_tilt_deg"
 """Where the base is, and how it leans. Yaw is left out: that of an IMU drifts."""
+REPEAT = "repeat"
 _AT_ONCE = 2048
 """Windows simulated side by side."""
 
@@ -53,6 +54,10 @@ class ReplayConfig:
     """Between the starts of windows [s]."""
     delay_ms: float = 0.0
     """From target to motor, beside the robot's own [ms]."""
+    repeats: bool = False
+    """Also the arm ``repeat``, where runs of one motion tell their phase: the robot moves on as it
+    did in another run. How well it repeats itself; a model that is told this run's targets may come
+    nearer."""
     seed: int = 0
     """Of the resampling behind the intervals."""
     threads: int = 0
@@ -166,6 +171,8 @@ def replay(
         found[name] = _simulated(windows, truth, robot, made, config, part)
     found["hold_last"] = (_held(windows, truth), 0)
     found["target_as_prediction"] = (_as_told(windows, truth), 0)
+    if config.repeats and ((rows := windows.repeats()) >= 0).any():
+        found[REPEAT] = (_repeated(windows, truth, rows), 0)
     blocks = windows.blocks()
     return Replay(
         arms={name: _arm(name, errors, bad, windows, blocks, config)
@@ -336,6 +343,16 @@ def _as_told(windows: Windows, truth: _Truth) -> Errors:
     for step in range(1, windows.steps + 1):
         rows = windows.rows(window, step - 1)
         meter.add(window, step, _Seen(windows.target[rows]))
+    return Errors(meter.joint_deg, {}, meter.point_mm)
+
+
+def _repeated(windows: Windows, truth: _Truth, rows: np.ndarray) -> Errors:
+    """Joints move on from where they are as they did in another run; bodies are not predicted."""
+    window = np.flatnonzero(rows >= 0)
+    meter, start = _Meter(windows, truth), truth.joint_pos[windows.rows(window, 0)]
+    for step in range(1, windows.steps + 1):
+        moved = truth.joint_pos[rows[window] + step] - truth.joint_pos[rows[window]]
+        meter.add(window, step, _Seen(start + moved))
     return Errors(meter.joint_deg, {}, meter.point_mm)
 
 

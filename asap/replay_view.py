@@ -227,7 +227,8 @@ intervals over episodes.</p>
 {farthest}
 {"".join(_table(result, metric) for metric in metrics_of(result))}
 <p>hold_last: nothing moves. target_as_prediction: joints are where they are told to be. A model
-that is no better than these explains nothing.</p>
+that is no better than these explains nothing. repeat: joints move on as they did in another run in
+the same phase: how well the robot repeats itself.</p>
 <img alt="error of each joint" src="data:image/png;base64,{picture}">
 <ul>{listed}</ul>
 """

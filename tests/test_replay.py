@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from asap.replay import (
     BASE_POS_ERROR,
     BASE_TILT_ERROR,
     JOINT_ERROR,
+    REPEAT,
     Replay,
     ReplayConfig,
     replay,
@@ -158,6 +160,23 @@ def test_errors_of_bodies_and_base_are_those_of_a_plain_loop(worn: Log, nominal:
     lean_deg = np.rad2deg(2.0 * np.arcsin(0.5 * np.linalg.norm(down)))
     assert arm.horizons["0.3"][BASE_TILT_ERROR].value == pytest.approx(lean_deg, rel=1e-6)
     assert found.arms["hold_last"].horizons["0.3"][BASE_TILT_ERROR].value > 0.0
+
+
+def test_runs_of_one_motion_tell_how_well_a_robot_repeats_itself(worn: Log, nominal: Robot) -> None:
+    config = ReplayConfig(horizons_s=(0.2, 0.5), every_s=0.4, threads=1, repeats=True)
+    seen = replay([worn], {"nominal": nominal}, config)
+    assert _error(seen, REPEAT, "0.5") < 0.5 * _error(seen, "hold_last", "0.5")
+    # A run and a copy of it under another number are the same to the bit.
+    one = worn.segments()[0]
+    copied = {"episode": np.full(len(one.time_s), 77)}
+    twice = [one, Log(one.joint_names, one.time_s, one.joint_pos, {**one.fields, **copied})]
+    same = replay(twice, {"nominal": nominal}, config)
+    assert _error(same, REPEAT, "0.5") < 1e-12
+    # One run alone, or runs that do not tell their phase, say nothing about it.
+    assert REPEAT not in replay([one], {"nominal": nominal}, config).arms
+    dumb = [dataclasses.replace(log, fields={k: v for k, v in log.fields.items() if k != "phase"})
+            for log in twice]  # fmt: skip
+    assert REPEAT not in replay(dumb, {"nominal": nominal}, config).arms
 
 
 def test_the_base_is_reckoned_from_attitude_and_legs(case: Case, nominal: Robot) -> None:

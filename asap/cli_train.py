@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from asap.cli_common import INTERRUPTED, Common, Outcome, Progress, show, table
 from asap.cli_progress import watched
 from asap.correction import Correction
+from asap.delta_doubt import Doubt, doubted
 from asap.finetune import FINETUNE, UNTOUCHED, arms, beginning, compare, finetune, trainer_of
 from asap.inputs import OpenedMotion, open_motion, open_policy
 from asap.metrics import ERROR_NAMES
@@ -134,6 +135,8 @@ class Finetune(Common):
     """Robot or twin that nobody trains on and that judges all policies, for example g1@worn."""
     controls: bool = False
     """Also train without the correction, with noise, with randomisation (and on --truth itself)."""
+    doubt: Doubt = field(default_factory=Doubt)
+    """How far a learned offset is believed in training."""
     delta: Path | None = None
     """With --controls: correction.json of `asap fit --method delta` or `delta-ppo` from the same
     logs, an offset that was learned without identification."""
@@ -165,6 +168,9 @@ class Finetune(Common):
             raise InputError("--delta is one of the controls: give --controls too")
         places = arms(robot, correction, config.env, controls=self.controls, truth=truth,
                       delta=delta)  # fmt: skip
+        if not self.doubt.none and all(arm.robot.learned is None for arm in places):
+            raise InputError("--doubt is of learned offsets: the correction has learned none")
+        places = [doubted(arm, self.doubt, seed=self.seed) for arm in places]
         out = self.folder("finetune")
         inputs = [clip.path, opened.path, self.correction]
         inputs += [] if self.delta is None else [self.delta]

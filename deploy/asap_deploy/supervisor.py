@@ -203,6 +203,10 @@ class SupervisorLoop:
 
     def run(self) -> None:
         """Write until told."""
+        with contextlib.suppress(Exception):  # it comes again, and is a fault then
+            # What waited while we started is old: as the first state it would make every later one
+            # look as if the robot's clock ran ahead of ours.
+            self.link.read_new()
         while not self._over(time.monotonic()):
             try:
                 self.link.wait(max(0.0, self._stepped_s + 1.1 * WRITE_DT - time.monotonic()))
@@ -344,12 +348,12 @@ def main(arguments: Sequence[str]) -> int:
     memory = Handover.attach(config["memory_fd"], config["memory_size"], len(limits.joint_names))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    got = make_realtime(PRIORITY, config.get("core"))  # first: the link's threads inherit it
     try:
         link = open_link(LinkSpec(**config["link"]))
     except InputError as error:
         memory.post_status({"failed": str(error)})
         return 2
-    got = make_realtime(PRIORITY, config.get("core"))
     loop = SupervisorLoop(SupervisorCore(limits), link, memory, config["policy_fd"])
 
     def told(number: int, frame: Any) -> None:

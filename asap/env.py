@@ -34,6 +34,7 @@ from asap.rewards import (
     total_reward,
 )
 from asap.robot import Robot
+from asap.sensor_noise import SensorNoise, noisy
 from asap.sim import CpuSimulation
 from asap.starts import StartConfig, StartSampler
 from asap.tangent import from_base, turn_rate
@@ -57,20 +58,6 @@ SETTLED_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class SensorNoise:
-    """Uniform noise of what the actor sees, +- these. Source: He et al., noise of the tracker."""
-
-    ang_vel: float = 0.3
-    """[rad/s]"""
-    tilt: float = 0.2
-    """Of the attitude about the horizontal axes, near the paper's noise of gravity [rad]."""
-    joint_pos: float = 0.01
-    """[rad]"""
-    joint_vel: float = 1.0
-    """[rad/s]"""
-
-
-@dataclass(frozen=True, kw_only=True)
 class EnvConfig:
     """What an environment trains."""
 
@@ -89,6 +76,9 @@ class EnvConfig:
     fail_shape_m: tuple[float, float] | None = None
     """Or when, half a second after its start, a foot as seen from the base is farther off than the
     first, or the base's height than the second: a robot may prefer to stand through a step."""
+    hold_s: float = 1.5
+    """How long an episode goes on in the last frame of a single clip [s]: a robot has to stand
+    after its motion. Phase and targets are those of the end, as on the robot."""
     sensor_noise: SensorNoise = field(default_factory=SensorNoise)
     """What the actor's sensors add."""
     noise_scale: float = 0.25
@@ -150,6 +140,7 @@ class TrackingEnv:
         ``firsts``: frames at which clips begin that lie end to end in the motion.
         """
         self.robot, self.config, self.num_envs, self.rng = robot, config, num_envs, rng
+        hold_s = config.hold_s if len(firsts) == 1 else 0.0
         delay_s = config.randomize.max_delay_s
         sim = make_simulation(robot, num_envs, threads=threads, max_delay_s=delay_s)
         assert isinstance(sim, CpuSimulation), "training runs in MuJoCo"
@@ -166,7 +157,7 @@ class TrackingEnv:
         self._points = TrackedPoints(robot)
         self.point_sets = point_sets(robot, self._points)
         """Which of the tracked points are feet, and so on."""
-        self.reference = ReferenceRows(motion, robot, self._points, firsts)
+        self.reference = ReferenceRows(motion, robot, self._points, firsts, hold_s=hold_s)
         """The clip, one row a control step."""
         self._limits = soft_limits(robot, config.soft_limit)
         self.starts = StartSampler(config.start, self.reference, robot, num_envs, rng)
@@ -184,13 +175,13 @@ class TrackingEnv:
 
     @property
     def last_frame(self) -> int:
-        """Control steps of the motion."""
-        return len(self.reference) - 1
+        """Control steps of the motion, without what is held."""
+        return self.reference.clip_end
 
     @property
     def time_s(self) -> np.ndarray:
-        """(N,) time in the clip [s]."""
-        return self.frame * self.robot.control_dt
+        """(N,) time in the clip [s]; it stands still where the last frame is held."""
+        return np.minimum(self.frame, self.reference.clip_end) * self.robot.control_dt
 
     def reset(self) -> Observation:
         """Start all environments anew."""
@@ -353,27 +344,9 @@ class TrackingEnv:
     def _observe(self) -> Observation:
         """Actor: what a robot measures, with noise. Critic: everything, without."""
         measured = self.sim.measure()
-        actor = self.runtime.observe(self._noisy(measured), self.time_s)
+        seen = noisy(measured, self.config.sensor_noise, self.config.noise_scale, self.rng)
+        actor = self.runtime.observe(seen, self.time_s)
         return {"actor": actor, "critic": self._critic(measured)}
-
-    def _noisy(self, measured: Measurement) -> Measurement:
-        """What sensors give."""
-        scale, noise = self.config.noise_scale, self.config.sensor_noise
-        if scale == 0.0:
-            return measured
-
-        def add(values: np.ndarray, size: float) -> np.ndarray:
-            return values + self.rng.uniform(-scale * size, scale * size, values.shape)
-
-        tilt = np.zeros((self.num_envs, 3))
-        tilt[:, :2] = self.rng.uniform(-scale * noise.tilt, scale * noise.tilt, (self.num_envs, 2))
-        quat = rotation.multiply(measured.base_quat_wxyz, rotation.from_rotvec(tilt))
-        return measured._replace(
-            joint_pos=add(measured.joint_pos, noise.joint_pos),
-            joint_vel=add(measured.joint_vel, noise.joint_vel),
-            base_quat_wxyz=quat,
-            base_ang_vel_b=add(measured.base_ang_vel_b, noise.ang_vel),
-        )
 
     def _critic(self, measured: Measurement) -> np.ndarray:
         """(N, C): the robot, where it is, and where the motion is, seen along its heading."""

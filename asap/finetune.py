@@ -57,7 +57,7 @@ FINETUNE = TrainConfig(
     physics_dt=0.005,
     integrator="implicitfast",
     cheap_shapes=False,
-    env=EnvConfig(reward=RewardConfig.in_world(), push_speed=0.0),
+    env=EnvConfig(reward=RewardConfig.in_world(), push_speed=0.0, hold_s=0.0),
     imitate=ImitateConfig(iterations=0),
     ppo=PpoConfig(
         horizon=32,

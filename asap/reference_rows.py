@@ -31,6 +31,8 @@ class ReferenceRows:
         robot: Robot,
         points: TrackedPoints,
         firsts: Sequence[int] = (0,),
+        *,
+        hold_s: float = 0.0,
     ) -> None:
         """Lay the motion out.
 
@@ -39,17 +41,28 @@ class ReferenceRows:
             robot: Whose order and control rate count.
             points: That rewards track.
             firsts: Frames at which clips begin.
+            hold_s: For so long the last frame stands still after the end of a single clip [s].
         """
-        count = max(1, round(motion.duration_s / robot.control_dt)) + 1
+        clip_frames = max(1, round(motion.duration_s / robot.control_dt)) + 1
+        held = round(hold_s / robot.control_dt)
+        assert held == 0 or len(firsts) == 1, "clips that lie end to end are not held"
+        count = clip_frames + held
         times = np.arange(count) * robot.control_dt
-        self.frames: MotionFrame = Reference(motion, robot, points).frame(times)
+        frames = Reference(motion, robot, points).frame(times)
+        for velocity in (frames.joint_vel, frames.body_lin_vel_w, frames.body_ang_vel_w):
+            velocity[clip_frames:] = 0.0  # what stands still has none, however the clip ends
+        self.frames: MotionFrame = frames
+        self.clip_end = clip_frames - 1
+        """Frame at which the clip, or the last of them, is over; what follows is held"""
         self.firsts = np.asarray(firsts, dtype=np.intp)
         """(C,) first frame of every clip"""
         lasts = np.append(self.firsts[1:] - 1, count - 1)
         clip = np.repeat(np.arange(len(lasts)), lasts - self.firsts + 1)
         self.last = lasts[clip]
         """(F,) last frame of the clip that a frame is in"""
-        self.phase = (np.arange(count) - self.firsts[clip]) / (lasts - self.firsts)[clip]
+        ends = np.minimum(lasts, self.clip_end)
+        passed = (np.arange(count) - self.firsts[clip]) / (ends - self.firsts)[clip]
+        self.phase = np.minimum(passed, 1.0)
         """(F,) part of that clip that is over"""
         self.table = self._table(robot, points)
         """(F, ...) the motion; its velocities are differences, as the robot's are"""

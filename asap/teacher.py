@@ -287,7 +287,7 @@ def trial_env(
 ) -> TrackingEnv:  # fmt: skip
     """Robots at the first frame of a clip, with the original's start noise and nothing else."""
     config = EnvConfig(
-        start=StartConfig(noise=(noise, noise), at_first=1.0, again=0.0), push_speed=0.0
+        start=StartConfig(noise=(noise, noise), at_first=1.0, again=0.0), push_speed=0.0, hold_s=0.0
     )
     return TrackingEnv(
         robot, motion, config, num_envs, np.random.default_rng(0), threads=threads

@@ -108,6 +108,7 @@ class TrainConfig:
                 start=StartConfig(noise=(0.0, 0.0), at_first=0.0, again=0.0),
                 noise_scale=1.0,
                 push_interval_s=10.0,
+                hold_s=0.0,
             ),
             ppo=PpoConfig(
                 horizon=24,

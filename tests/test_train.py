@@ -215,13 +215,37 @@ def test_the_end_of_the_clip_ends_the_episode_without_a_penalty(
 ) -> None:
     env = _env(robot, clip, 2)
     env.reset()
-    env.frame[:] = env.last_frame - 1
+    env.frame[:] = len(env.reference) - 2
     env.sim.reset(np.arange(2), *_pose(env))
     step = env.step(np.zeros((2, 29)))
     assert step.terminated.all()
     assert step.facts["finished"] == 1.0
     assert (step.reward > 0.0).all()
     assert (env.frame == 0).all()
+
+
+def test_after_the_clip_a_robot_stands_in_its_last_frame_as_it_does_when_deployed(
+    robot: Robot, clip: OpenedMotion
+) -> None:
+    env = _env(robot, clip, 2)
+    plain = TrackingEnv(
+        robot, clip.motion, dataclasses.replace(QUIET, hold_s=0.0), 2, np.random.default_rng(0)
+    )
+    end, held = env.last_frame, len(env.reference) - 1
+    assert end == plain.last_frame == len(plain.reference) - 1
+    assert held == end + 75  # 1.5 s
+    for name in env.reference.table._fields:
+        ours = getattr(env.reference.table, name)
+        np.testing.assert_array_equal(ours[: end + 1], getattr(plain.reference.table, name))
+        last = np.zeros_like(ours[end]) if "vel" in name else ours[end]
+        np.testing.assert_allclose(ours[held], last, atol=1e-9, err_msg=name)
+    env.reset()
+    env.frame[:] = end + 10
+    env.sim.reset(np.arange(2), *_pose(env))
+    assert not env.step(np.zeros((2, 29))).terminated.any()
+    # The runtime is told the end of the clip for as long as the robot holds.
+    np.testing.assert_array_equal(env.time_s, clip.motion.duration_s)
+    np.testing.assert_array_equal(env.reference.phase[end:], 1.0)
 
 
 def _pose(env: TrackingEnv) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ def random_motion(seed: int, robot: Robot) -> Motion:
     """One choreography: a stance, steps, a lifted foot or a jump, and arms that do something."""
     rng = np.random.default_rng(seed)
     script = Script(robot, duration_s=DURATION_S)
-    kinds = (_dip, _dip, _steps, _steps, _lift, _jump)
+    kinds = (_dip, _steps, _steps, _lift, _lift, _jump)  # one leg is what is hard
     kinds[int(rng.integers(len(kinds)))](script, rng)
     _arms(script, rng)
     return perform(script, source=f"made by asap.random_motions ({seed}); Apache-2.0")

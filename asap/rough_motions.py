@@ -22,6 +22,9 @@ from asap_deploy.rotation import from_rotvec, from_yaw, multiply
 WAVES = 3
 """Sines in the error of one channel."""
 
+STRAIGHT = 0.05
+"""Knee of one who stands at ease [rad]."""
+
 
 class Roughness(NamedTuple):
     """How far one kind of channel strays."""
@@ -45,13 +48,13 @@ def roughen(motion: Motion, robot: Robot, rng: np.random.Generator) -> Motion:
 
     Args:
         motion: With every joint of the robot.
-        robot: Whose joints are named ``*_hip_*``, ``*_knee_*``, ``*_ankle_*``, ``waist_*``.
+        robot: Whose joints are named as those of a G1.
         rng: Of the errors; their strength is drawn too.
     """
     frame = motion.at(np.arange(motion.num_frames) / motion.fps)
     order = [motion.joint_names.index(name) for name in robot.joint_names]
     time_s, strength = np.arange(motion.num_frames) / motion.fps, rng.uniform(0.3, 1.0)
-    joint_pos = frame.joint_pos[:, order].copy()
+    joint_pos = _stretched(frame.joint_pos[:, order], robot, rng.uniform())
     for column, name in enumerate(robot.joint_names):
         joint_pos[:, column] += strength * _waves(time_s, _kind(name), rng)
     joint_pos = np.clip(joint_pos, *_limits(robot))
@@ -74,6 +77,21 @@ def roughen(motion: Motion, robot: Robot, rng: np.random.Generator) -> Motion:
         fps=motion.fps,
         source=f"{motion.source}, roughened",
     )
+
+
+def _stretched(joint_pos: np.ndarray, robot: Robot, share: float) -> np.ndarray:
+    """The pose of one who stands with straighter legs: a copy, soles as level as before.
+
+    Robots are made to stand with bent knees, people are not.
+    """
+    joint_pos = joint_pos.copy()
+    sides = [name.partition("_knee")[0] for name in robot.joint_names if "_knee" in name]
+    knees = robot.joint_ids([f"{side}_knee_joint" for side in sides])
+    bend = share * max(0.0, float(joint_pos[:, knees].min()) - STRAIGHT)
+    joint_pos[:, knees] -= bend
+    for part in ("hip_pitch", "ankle_pitch"):
+        joint_pos[:, robot.joint_ids([f"{side}_{part}_joint" for side in sides])] += 0.5 * bend
+    return joint_pos
 
 
 def _waves(time_s: np.ndarray, kind: Roughness, rng: np.random.Generator) -> np.ndarray:

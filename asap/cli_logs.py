@@ -193,9 +193,9 @@ class ReplayLogs(_Logs):
         )
         found = replay([one.log for one in opened], robots, config, progress)
         notes = [f"{one.name}: {note}" for one in opened for note in one.notes]
-        if not found.base_known:
+        if robots["nominal"].has_free_base and not found.base_known:
             notes.append("the base's position is not in the log: it is reckoned from IMU and legs "
-                         "for the start of each window, and nothing is said about it")  # fmt: skip
+                         "for the start of each window, and only how it leans is told")  # fmt: skip
         if found.straddling:
             notes.append(f"{found.straddling} windows cross a change of gains: left out beyond it")
         shown: list[RenderableType] = [_error_table(found, name) for name in metrics_of(found)]

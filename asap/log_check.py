@@ -139,12 +139,12 @@ def check_log(
 def _what_is_missing(view: View) -> list[Finding]:
     """What cannot be checked, said once."""
     found = []
+    skipped = (
+        "joint order and sign against targets, the meaning of actions, the base's origin and "
+        "unrecorded gain changes are not checked"
+    )
     if view.robot is None:
-        text = (
-            "no robot was given: joint order and sign against targets, the meaning of actions, "
-            "the base's origin and unrecorded gain changes are not checked"
-        )
-        found.append(view.finding("robot", "PASS", text))
+        found.append(view.finding("robot", "PASS", f"no robot was given: {skipped}"))
     elif joint_columns(view) is None:
         lacking = [n for n in view.robot.joint_names if n not in view.log.joint_names]
         text = (
@@ -152,6 +152,9 @@ def _what_is_missing(view: View) -> list[Finding]:
             f"'{lacking[0]}': what needs simulation is not checked; name the right robot"
         )
         found.append(view.finding("robot", "WARNING", text, joints=tuple(lacking)))
+    elif not view.robot.has_free_base or not view.robot.foot_names:
+        text = f"robot '{view.robot.name}' does not stand on feet: {skipped}"
+        found.append(view.finding("robot", "PASS", text))
     if len(view.log.time_s) < MIN_ROWS:
         text = f"the log has {len(view.log.time_s)} rows only: hardly anything can be told from it"
         found.append(view.finding("length", "WARNING", text, value=len(view.log.time_s)))

@@ -8,11 +8,13 @@ import mujoco
 import numpy as np
 import pytest
 
+from asap.log_check import check_log
 from asap.log_columns import read_columns
 from asap.log_import import open_log
 from asap.replay import JOINT_ERROR, ReplayConfig, replay
 from asap.replay_view import write_overlay
 from asap.robot import Robot
+from asap_deploy.log import Log
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "real_logs" / "robots" / "so101"
@@ -51,6 +53,15 @@ def test_upright_with_the_forearm_level_gravity_turns_the_arm_down(robot: Robot)
     assert pull[2] == pytest.approx(0.047 * 9.81, rel=0.05)
     assert (pull[PLANE] > 0.1).all()
     assert np.abs(pull[[0, 4, 5]]).max() < 0.005
+
+
+def test_what_is_not_checked_of_an_arm_is_said(robot: Robot) -> None:
+    time_s = 0.02 * np.arange(400)
+    target = 0.3 * np.sin(time_s[:, None] * np.arange(1.0, 7.0))
+    log = Log(robot.joint_names, time_s, target, {"joint_pos_target": target})
+    (said,) = [f for f in check_log(log, robot).findings if f.name == "robot"]
+    assert said.verdict == "PASS" and "does not stand on feet" in said.text
+    assert "joint order and sign against targets" in said.text
 
 
 @with_the_log

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asap import align as loop
 from asap.align import LogRefused, align
 from asap.align_config import AlignConfig, Task, Watch
 from asap.align_judge import gains
@@ -27,9 +28,11 @@ from asap.parameter_search import IdentifyConfig
 from asap.record import RecordConfig, record
 from asap.robot import Robot
 from asap.stages import Stages
+from asap.train import POLICY
 from asap_deploy.errors import InputError
 from asap_deploy.golden import load_policy
 from asap_deploy.log import Log
+from asap_deploy.npz import write_file
 
 ROOT = Path(__file__).parents[1]
 POLICIES = ROOT / "policies" / "g1"
@@ -135,6 +138,42 @@ def test_the_loop_runs_from_policies_to_a_judgement_and_then_does_nothing_twice(
     more, last = dataclasses.replace(SHORT, judge_episodes=9), Seen()
     align(robot, tasks[:1], more, tmp_path, truth=truth, watch=last)
     assert last.ran == ["judged/squat"]
+
+
+def test_rounds_go_on_from_the_new_policy_and_controls_get_the_budget_of_all(
+    robot: Robot, tasks: list[Task], tmp_path: Path
+) -> None:
+    """Who is recorded and trained, from where and how long; nothing is simulated."""
+    late = Correction(robot_name="g1", joint_names=robot.joint_names,
+                      parameters={"delay_s": (0.01,) * len(robot.joint_names)})  # fmt: skip
+    better = (POLICIES / "wave.onnx").read_bytes()
+    recorded, trained = [], []
+
+    class Rounds(loop._Run):
+        def _learn(self, number, policies):
+            recorded.append(policies["squat"].sha256)
+            return {"number": number}, late
+
+        def _train(self, name, arm, task, policy, config):
+            trained.append((name, policy.sha256, config.steps))
+            write_file(self.folder / name / POLICY, better)
+            return {"changed": True}
+
+        def _judge(self, judge, start, arms_of):
+            return {"arms": {name: list(arms) for name, arms in arms_of.items()}}
+
+    config = dataclasses.replace(SHORT, rounds=2, controls=True, arms=("nominal",))
+    run = Rounds(robot, tasks[:1], config, tmp_path, Robot.load("g1@worn"), (), Watch())
+    found = run.all()
+    assert tasks[0].policy is not None
+    old, new = tasks[0].policy.sha256, load_policy(POLICIES / "wave.onnx").sha256
+    assert old != new and recorded == [old, new]
+    assert trained == [
+        ("round1/finetune/squat/corrected", old, 64),
+        ("round2/finetune/squat/corrected", new, 64),
+        ("round2/finetune/squat/nominal", old, 128),
+    ]
+    assert found["arms"] == {"squat": ["corrected", "nominal"]} and len(found["rounds"]) == 2
 
 
 @pytest.mark.slow

@@ -23,12 +23,13 @@ from asap.align_judge import Judging, judged
 from asap.correction import Correction
 from asap.evaluate import Case
 from asap.finetune import CONTROLS, CORRECTED, DELTA, FITTED, UNTOUCHED, Arm, arms, trainer_of
-from asap.fit import fit
+from asap.fit import Fitted, fit
 from asap.fit_files import CORRECTION, write_fit
 from asap.fit_methods import FitConfig
-from asap.inputs import OpenedMotion
+from asap.inputs import OpenedMotion, open_motion, shipped_motions
 from asap.log_check import check_log
 from asap.log_import import OpenedLog
+from asap.next_motion import advise
 from asap.record import record
 from asap.replay import ReplayConfig, replay
 from asap.replay_view import costly
@@ -275,9 +276,19 @@ class _Run:
 
         def make(folder: Path) -> dict[str, Any]:
             fitted = fit(self.logs, self.robot, config, progress=self.watch.fraction)
-            return write_fit(fitted, self.robot, config, inputs=[], folder=folder)
+            facts = write_fit(fitted, self.robot, config, inputs=[], folder=folder)
+            return facts | {"next_motion": self._advice(fitted)}
 
         return self.stages.do(name, self.base | {"logs": self.log_hashes, "fit": config}, make)
+
+    def _advice(self, fitted: Fitted) -> list[dict[str, Any]]:
+        """Where nothing was kept: which motions of the robot would tell most, the best first."""
+        if fitted.accepted or fitted.identified is None:
+            return []
+        clips = [open_motion(path, self.robot, ground=True)
+                 for path in shipped_motions(self.robot).values()]  # fmt: skip
+        found = advise(self.robot, fitted.identified, clips, threads=self.config.threads)
+        return [{"motion": name, "tells": gain} for name, gain in found]
 
     def _finetune(
         self, number: int, task: Task, policy: Policy, first: Policy, correction: Correction,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -174,6 +175,26 @@ def test_rounds_go_on_from_the_new_policy_and_controls_get_the_budget_of_all(
         ("round2/finetune/squat/nominal", old, 128),
     ]
     assert found["arms"] == {"squat": ["corrected", "nominal"]} and len(found["rounds"]) == 2
+
+
+def test_a_fit_that_kept_nothing_says_which_motion_to_record(
+    robot: Robot, tasks: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def advised(model, identified, clips, *, threads):
+        asked.extend(clip.name for clip in clips)
+        return [("hop", 0.4), ("walk", 0.1)]
+
+    monkeypatch.setattr(loop, "advise", advised)
+    run = loop._Run(robot, tasks, SHORT, tmp_path, None, (), Watch())
+    refused = SimpleNamespace(accepted=False, identified="what the log told")
+    assert run._advice(refused)[0] == {"motion": "hop", "tells": 0.4}  # type: ignore[arg-type]
+    assert {"squat", "walk", "hop"} <= set(asked)
+    asked.clear()
+    for one in (SimpleNamespace(accepted=True, identified="this"),
+                SimpleNamespace(accepted=False, identified=None)):  # fmt: skip
+        assert run._advice(one) == [] == asked  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -53,7 +53,6 @@ FAST_JOINT = 60.0
 """A joint above this is a simulation about to blow up; the episode fails [rad/s]."""
 
 CRITIC_LIMIT = 50.0
-QUARTER = 0.25
 SETTLED_S = 0.5
 """So long after a noisy start a robot's shape may be off [s]."""
 
@@ -229,13 +228,6 @@ class TrackingEnv:
             self.starts.learn(np.flatnonzero(failed & ~self.sim.failed))
             self._start(np.flatnonzero(terminated))
         return Transition(self._observe(), reward.astype(np.float32), terminated, facts)
-
-    @property
-    def even_push(self) -> np.ndarray:
-        """(A,) factors, at most 1, that make a unit of action a quarter of the torque limit."""
-        robot, names = self.robot, self._commanded
-        push = self._action_scale * robot.stiffness[names]
-        return np.minimum(1.0, QUARTER * robot.torque_limit[names] / np.maximum(push, 1e-9))
 
     def action_of(self, joint_pos_target: np.ndarray) -> np.ndarray:
         """The action (N, A) that commands these PD targets (N, J) in the coming step."""

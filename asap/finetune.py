@@ -62,7 +62,6 @@ FINETUNE = TrainConfig(
     ppo=PpoConfig(
         horizon=32,
         log_std=-1.6,
-        even_push=False,
         critic_warmup=10,
         target_kl=0.015,
         last_kl=0.003,

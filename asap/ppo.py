@@ -74,10 +74,6 @@ class PpoConfig:
     log_std: float = -1.0
     """Logarithm of the initial standard deviation of actions; a policy file says nothing about
     it, so also that of --init."""
-    even_push: bool = True
-    """Joints on which a unit of action pushes harder than a quarter of their torque limit get a
-    smaller deviation, so that exploring shakes no joint more than others: on `g1:asap` the waist
-    was shaken by 36 of its 50 Nm, and no policy learned to stand on one leg."""
     actor: tuple[int, ...] = (256, 256, 128)
     """Hidden layers; with --init those of the file."""
     critic: tuple[int, ...] = (256, 256, 128)
@@ -146,9 +142,6 @@ class TrackerPPO(PPO):
             },
         )
         self.tracking = env.tracking
-        if config.even_push:
-            share = torch.from_numpy(np.log(env.tracking.even_push).astype(np.float32))
-            self.tracker.log_std.data += share
         self.set_logger(Logger(folder=None, output_formats=[]))
         self.last_observation = env.last
         if init is not None:

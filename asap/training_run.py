@@ -119,7 +119,6 @@ class TrainConfig:
                 gamma=0.99,
                 entropy=0.01,
                 log_std=float(np.log(0.8)),
-                even_push=False,
                 actor=(512, 256, 128),
                 critic=(512, 256, 128),
             ),

@@ -263,27 +263,6 @@ def _learned(env: TrackingEnv, rate: float, iterations: int) -> list[dict[str, f
     return [ppo.iterate() for _ in range(iterations)]
 
 
-def test_exploring_shakes_no_joint_by_more_of_its_limit_than_another(clip: OpenedMotion) -> None:
-    relative = Robot.load("g1:asap")
-    env = _env(relative, clip, 2)
-    deviation = {
-        even: torch.exp(
-            TrackerPPO(TrackingVecEnv(env), dataclasses.replace(SMALL, even_push=even), 0)
-            .tracker.log_std.detach()
-        ).numpy()
-        for even in (True, False)
-    }  # fmt: skip
-    joints = relative.joint_ids(relative.action_joint_names)
-    push = (relative.action_scale * relative.stiffness)[joints]
-    part = {even: std * push / relative.torque_limit[joints] for even, std in deviation.items()}
-    # exp(-1) of a unit, which is a quarter of the limit: 9 %.
-    assert part[True].max() == pytest.approx(0.25 * np.exp(-1.0), rel=1e-5)
-    # The control: the waist, 0.25 rad x 400 Nm/rad x exp(-1) = 37 of its 50 Nm.
-    assert part[False].max() == pytest.approx(0.736, abs=1e-3)
-    g1 = _env(Robot.load("g1"), clip, 2)
-    np.testing.assert_allclose(g1.even_push, 1.0)  # its action scale is made that way
-
-
 def test_the_critic_learns_and_does_not_when_nothing_is_learned(
     robot: Robot, clip: OpenedMotion
 ) -> None:

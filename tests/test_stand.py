@@ -90,6 +90,14 @@ def test_after_a_squat_the_standing_policy_stands_and_is_pushed(robot):
     assert np.isinf(fallen).all(), fallen
 
 
+def test_a_policy_that_was_trained_to_stand_after_its_clip_steps_where_the_stander_falls():
+    words = {"robots": 4, "push_speed": 0.4, "push_every_s": 2.0}
+    own = fallen_after("jump_forward", "g1", 12.0, stand=False, **words)
+    other = fallen_after("jump_forward", "g1", 12.0, **words)
+    assert np.isinf(own).all(), own
+    assert np.isfinite(other).any(), other  # the control: it cannot step
+
+
 def show(what: str, fallen: np.ndarray) -> None:
     times = ", ".join(f"{time:.0f}" for time in np.sort(fallen[np.isfinite(fallen)]))
     print(f"\n{what}: {np.isinf(fallen).sum()} of {len(fallen)} stand; fell at [s]: {times or '-'}")
@@ -126,6 +134,16 @@ def test_how_long_a_clips_own_policy_holds_its_last_frame(robot, clip):
     show(f"{clip} holds its last frame on {robot}", fallen)
     if clip != "walk":  # it falls at once
         assert fallen.min() > HOLD_S
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("clip", ["jump_forward", "jump_turn"])
+@pytest.mark.parametrize("robot", ["g1", "g1@worn", "g1@genesis"])
+def test_policies_that_were_trained_to_stand_after_their_clip_do(robot, clip):
+    fallen = fallen_after(clip, robot, 120.0, stand=False)
+    show(f"{clip} holds its last frame on {robot}", fallen)
+    assert np.isinf(fallen).all()
 
 
 @pytest.mark.slow

@@ -233,7 +233,8 @@ class NetworkTeacher:
         if name:
             raise InputError(
                 f"the teacher is of robot '{self.facts.robot}'; its {name} is not that of this "
-                f"training ('{env.robot.name}'): train one with `asap teach`"
+                f"training ('{env.robot.name}'): train one with `asap teach`, or leave it out with "
+                "--train.imitate.teacher regulator"
             )
 
     @classmethod

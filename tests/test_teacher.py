@@ -271,9 +271,10 @@ def test_the_command_teaches_and_a_policy_copies_what_it_made(
              "--train.ppo.minibatches", "1", "--train.ppo.torch-threads", "1",
              "--train.threads", "1", "--quiet"]  # fmt: skip
     taught = tmp_path / "teach"
-    assert main(["teach", "--motion", "squat", "--random", "1", "--rough", "2", "--train.steps", "32",
-                 "--train.ppo.actor", "8", "--train.ppo.critic", "8", "--out", str(taught),
-                 "--json", str(tmp_path / "teach.json"), *small]) == 0  # fmt: skip
+    assert main(["teach", "--motion", "squat", "--random", "1", "--rough", "2",
+                 "--train.steps", "32", "--train.ppo.actor", "8", "--train.ppo.critic", "8",
+                 "--out", str(taught), "--json", str(tmp_path / "teach.json"),
+                 *small]) == 0  # fmt: skip
     facts = json.loads((tmp_path / "teach.json").read_text())
     assert facts["clips"] in (3, 4)  # the choreography may be none; two are roughened
     assert 0.0 <= facts["evaluation"]["success_rate"] <= 1.0

@@ -51,10 +51,9 @@ def roughen(motion: Motion, robot: Robot, rng: np.random.Generator) -> Motion:
         robot: Whose joints are named as those of a G1.
         rng: Of the errors; their strength is drawn too.
     """
-    frame = motion.at(np.arange(motion.num_frames) / motion.fps)
     order = [motion.joint_names.index(name) for name in robot.joint_names]
     time_s, strength = np.arange(motion.num_frames) / motion.fps, rng.uniform(0.3, 1.0)
-    joint_pos = _stretched(frame.joint_pos[:, order], robot, rng.uniform())
+    joint_pos = _stretched(motion.joint_pos[:, order], robot, rng.uniform())
     for column, name in enumerate(robot.joint_names):
         joint_pos[:, column] += strength * _waves(time_s, _kind(name), rng)
     joint_pos = np.clip(joint_pos, *_limits(robot))

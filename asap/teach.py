@@ -154,6 +154,7 @@ def choreographies(robot: Robot, seeds: Iterable[int], folder: Path) -> Iterator
 
 def roughened(motions: Sequence[Motion], robot: Robot, seeds: Iterable[int]) -> Iterator[Motion]:
     """Motions in turn as a film of them would have come out, one for every seed."""
+    clean = tuple(motions)  # the caller may add what it is given to the same list
     for place, seed in enumerate(seeds):
         rng = np.random.default_rng(np.random.SeedSequence([seed, 7]))
-        yield roughen(motions[place % len(motions)], robot, rng)
+        yield roughen(clean[place % len(clean)], robot, rng)

@@ -40,14 +40,11 @@ def start_from(teacher: NetworkTeacher, taught: Robot, env: TrackingEnv) -> Acto
             f"the teacher is of robot '{old.robot}', which shares {len(shared)} of the "
             f"{len(new.action_joint_names)} joints of '{new.robot}': begin without --init"
         )
-    weights = read_network(teacher.data, len(observed_names(old.joint_names,
-                                                            old.action_joint_names)))  # fmt: skip
+    seen = observed_names(old.joint_names, old.action_joint_names)
+    weights = read_network(teacher.data, len(seen))
     push = _push(new, env.robot) / _push_of(old, taught, new.action_joint_names)
     rows = _places(new.action_joint_names, old.action_joint_names)
-    columns = _places(
-        observed_names(new.joint_names, new.action_joint_names),
-        observed_names(old.joint_names, old.action_joint_names),
-    )
+    columns = _places(observed_names(new.joint_names, new.action_joint_names), seen)
     known, acts = columns >= 0, rows >= 0
     first, bias = weights.layers[0]
     last, last_bias = weights.layers[-1]

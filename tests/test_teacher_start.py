@@ -167,6 +167,15 @@ def test_some_roughened_motions_stand_on_straighter_legs(relative: Robot, squat:
     assert min(heights) < 0.78
 
 
+def test_no_motion_is_roughened_twice_where_the_copies_join_the_same_list(
+    relative: Robot, squat: Motion
+) -> None:
+    motions = [squat]
+    motions += roughened(motions, relative, range(3))
+    assert len(motions) == 4
+    assert all(motion.source == f"{squat.source}, roughened" for motion in motions[1:])
+
+
 def test_roughening_depends_on_the_seed_alone(relative: Robot, squat: Motion) -> None:
     one, same, other = (
         roughen(squat, relative, np.random.default_rng(seed)).joint_pos for seed in (1, 1, 2)

@@ -234,6 +234,13 @@ class TrackingEnv:
         offset = self.runtime.offset(self.time_s)
         return (joint_pos_target - offset)[:, self._commanded] / self._action_scale
 
+    def motion_action(self, ahead: int = 1) -> np.ndarray:
+        """The action (N, A) that commands the motion's own pose so many control steps from now."""
+        if self.contract.offset_mode == "reference":
+            return np.zeros((self.num_envs, len(self._commanded)))
+        frame = np.minimum(self.frame + ahead, self.last_frame)
+        return self.action_of(self.reference.table.joint_pos[frame])
+
     def snapshot(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors and texts."""
         arrays = {

@@ -61,7 +61,8 @@ class ImitateConfig:
     learning_rate: float = 1e-3
     """Of actor and critic while imitating."""
     limit: float = 3.0
-    """The teacher's actions are clipped to this; beyond, a linear teacher is lost anyway."""
+    """The teacher's actions are clipped to this around those that command the motion's own pose;
+    beyond, a linear teacher is lost anyway."""
 
 
 class Imitation:
@@ -100,8 +101,9 @@ class Imitation:
     def wanted(self) -> np.ndarray:
         """What the teacher would do now, as actions (N, A)."""
         assert self._teacher is not None, "begin() comes first"
-        action = self._teacher.act(self.env)
-        return np.clip(action, -self.config.limit, self.config.limit).astype(np.float32)
+        motion, limit = self.env.motion_action(), self.config.limit
+        wanted = np.clip(self._teacher.act(self.env) - motion, -limit, limit) + motion
+        return wanted.astype(np.float32)
 
     def acts(self, iteration: int) -> np.ndarray:
         """(N,) environments that the teacher drives in this iteration: all at first, then none."""

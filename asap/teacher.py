@@ -190,7 +190,7 @@ class TeacherFacts:
         """The first thing in which an environment is not the one that was trained in; or ''."""
         ours = dataclasses.asdict(TeacherFacts.of(env))
         theirs = dataclasses.asdict(self)
-        told = ("robot", "provenance")
+        told = ("robot", "provenance") + ("offset_mode",) * (self.offset_mode == "reference")
         return next((name for name in ours if name not in told and ours[name] != theirs[name]), "")
 
 
@@ -226,7 +226,10 @@ class NetworkTeacher:
         seen = teacher_observation(env, guide)
         if seen.shape[1] != self._width:
             raise InputError(f"the teacher takes {self._width} numbers, here are {seen.shape[1]}")
-        return np.asarray(self._session.run([OUTPUT], {INPUT: seen})[0])
+        # A pupil's actions may start from the default pose, a teacher's start from the motion.
+        was = np.where(env.episode_steps[:, None] > 0, env.motion_action(ahead=0), 0.0)
+        seen[:, : was.shape[1]] -= was.astype(np.float32)
+        return np.asarray(self._session.run([OUTPUT], {INPUT: seen})[0]) + env.motion_action()
 
     def _check(self, env: TrackingEnv) -> None:
         name = self.facts.differs(env)

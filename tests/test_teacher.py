@@ -296,3 +296,23 @@ def test_the_teacher_that_ships_recovers_where_the_clip_alone_falls(robot: Robot
     assert tried(teacher, env).finished >= 0.8  # 0.97 of 64 when it was made
     teacher.act = lambda env: np.zeros((16, 29))  # type: ignore[method-assign]
     assert tried(teacher, env).finished <= 0.1
+
+
+def test_a_pupil_whose_actions_start_from_the_default_pose_is_told_the_same_targets(
+    robot: Robot, env: TeachingEnv
+) -> None:
+    teacher, clip, said = _network(env), _piece(robot, "squat", 2.0), []
+    for mode in ("reference", "default"):
+        config = EnvConfig(offset_mode=mode, push_speed=0.0, start=StartConfig(noise=(0.3, 0.3)))
+        pupil = TrackingEnv(robot, clip, config, 4, np.random.default_rng(3), threads=1)
+        pupil.reset()
+        targets = []
+        for _ in range(5):
+            action = teacher.act(pupil)
+            scaled = pupil.contract.action_scale * action
+            targets.append(pupil.runtime.offset(pupil.time_s) + scaled)
+            pupil.step(action)
+        said.append(np.array(targets))
+    np.testing.assert_allclose(said[1], said[0], atol=2e-3)
+    # Told as if the default pose were the motion's, it would be wrong by much more.
+    assert np.abs(robot.default_joint_pos - said[0]).max() > 0.3

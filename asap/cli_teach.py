@@ -59,8 +59,10 @@ class Teach(Common):
         names = self.motion or tuple(Path(name) for name in shipped_motions(robot))
         clips = [open_motion(name, robot, ground=self.ground) for name in names]
         folder = run_dir / "choreographies"
-        judged_on = [motion for motion in choreographies(robot, HELD_OUT, folder) if motion]
         motions = [clip.motion for clip in clips]
+        judged_on = [*motions]
+        if self.random:
+            judged_on = [motion for motion in choreographies(robot, HELD_OUT, folder) if motion]
         motions += [
             motion for motion in choreographies(robot, range(self.random), folder) if motion
         ]

@@ -287,6 +287,17 @@ def test_the_command_teaches_and_a_policy_copies_what_it_made(
     capsys.readouterr()
 
 
+def test_without_choreographies_the_clips_judge(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["teach", "--motion", "squat", "--random", "0", "--rough", "0", "--train.steps",
+                 "32", "--train.num-envs", "8", "--train.episodes", "2", "--train.ppo.horizon",
+                 "4", "--train.ppo.minibatches", "1", "--train.ppo.actor", "8",
+                 "--train.threads", "1", "--out", str(tmp_path / "teach")]) == 0  # fmt: skip
+    assert not (tmp_path / "teach" / "choreographies").exists()
+    assert "noisy starts on each of 1 clips" in capsys.readouterr().out
+
+
 def test_the_teacher_that_ships_recovers_where_the_clip_alone_falls(robot: Robot) -> None:
     clip = open_motion(Path("jump_forward"), robot, ground=True).motion
     path = own_teacher(robot)

@@ -7,23 +7,29 @@ The fit sees logs and the nominal robot, never the twin's file. The scorer repla
 not fitted through the nominal robot, the corrected one and the twin itself, started from the noisy
 log: what even the truth gets wrong is the floor, and only what is above it can be closed. Every
 case is a stage in a folder: hours of them can be stopped, and go on where they were.
+
+Two more twins are the model itself, ``nominal`` with exact sensors and ``nominal_noisy`` with
+typical ones: there is nothing to close, and the right answer is no correction.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from asap import __version__, results
 from asap.evaluate import Case
-from asap.fit import fit
-from asap.fit_methods import FitConfig, Method
+from asap.fit import fit, identified_first
+from asap.fit_methods import WITH_PHYSICS, FitConfig, Method
 from asap.inputs import case_of, open_motion, open_policy
 from asap.judge import CORRECTED, GLOBAL_ERROR, NOMINAL
+from asap.parameter_claims import claims, in_family
+from asap.parameter_search import Identified
 from asap.published import EXPECTED, case_of_published
 from asap.record import RecordConfig, record
 from asap.replay import JOINT_ERROR, Replay, ReplayConfig, replay
@@ -33,7 +39,15 @@ from asap_deploy.errors import InputError
 from asap_deploy.log import Log
 
 TRUTH = "truth"
+NO_GAP: dict[str, dict[str, float]] = {
+    "nominal": {},
+    "nominal_noisy": {"joint_pos_noise": 0.0005, "joint_vel_noise": 0.02, "ang_vel_noise": 0.02,
+                      "tilt_noise": 0.003},
+}  # fmt: skip
+"""Twins that are the model itself, with what their sensors get wrong: as those of ``worn``."""
 _START_NOISE = 0.3
+_NO_SHARE = 1e-6
+"""A gap below this part of the error cannot be closed: shares of it are noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +57,7 @@ class Setup:
     robot: str = "g1"
     """The model."""
     twins: tuple[str, ...] = ("isaac", "genesis", "worn", "strange")
-    """Its twins."""
+    """Its twins; ``nominal`` and ``nominal_noisy`` are the model itself."""
     methods: tuple[Method, ...] = ("identify", "delta", "stacked")
     """Of ``asap fit``."""
     train: tuple[str, ...] = ("squat", "wave", "kick")
@@ -67,18 +81,27 @@ class Scored(NamedTuple):
     method: str
     seed: int
     accepted: bool
-    closed: dict[str, dict[str, float]]
-    """Share of the closable gap, by metric and horizon; 0 where nothing was corrected"""
+    closed: dict[str, dict[str, float | None]]
+    """Share of the closable gap, by metric and horizon; 0 where nothing was corrected, None where
+    there is no gap"""
     errors: dict[str, dict[str, dict[str, float]]]
     """By arm, metric and horizon"""
     worse: list[str]
     """Where the corrected robot is worse than the nominal one"""
     wall_s: float
+    """Of the fit as if it had been alone: identification included, also where it was shared [s]"""
     log_s: float
     """Of log that was given [s]"""
 
     verdict: str = ""
     """What the fit said"""
+    identify_s: float = 0.0
+    """Of ``wall_s``, what identification took: spent once for all that begin with it [s]"""
+    in_family: bool = False
+    """Whether numbers that identification knows are all that the twin differs by"""
+    claims: list[dict[str, Any]] | None = None
+    """Parameters beside the twin's, of ``asap.parameter_claims``; None where no number is the truth
+    or none was identified"""
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -90,6 +113,40 @@ class Logs(NamedTuple):
 
     train: list[Log]
     test: list[Log]
+
+
+class Play:
+    """A twin with a seed: what all methods share, made once and not before it is asked for."""
+
+    def __init__(self, setup: Setup, name: str, seed: int, nominal: Robot) -> None:
+        """Who plays the robot.
+
+        Args:
+            setup: What is tried.
+            name: Of the twin.
+            seed: Of starts and sensors.
+            nominal: The model.
+        """
+        self.setup, self.name, self.seed, self.nominal = setup, name, seed, nominal
+        self.twin = _player(setup, name, nominal)
+
+    @functools.cached_property
+    def logs(self) -> Logs:
+        """Of motions that are fitted and of those that judge."""
+        return _logs(self.setup, self.nominal, self.twin, self.seed)
+
+    @functools.cached_property
+    def identified(self) -> tuple[Identified, float]:
+        """What methods that begin with physics begin with, and how long it took [s]."""
+        logs = self.logs
+        started = time.perf_counter()
+        found = identified_first(logs.train, self.nominal, self.config("identify"),
+                                 heldout=logs.test)  # fmt: skip
+        return found, time.perf_counter() - started
+
+    def config(self, method: Method) -> FitConfig:
+        """Of a fit."""
+        return FitConfig(method=method, seed=self.seed, threads=self.setup.threads)
 
 
 def hidden_truth(
@@ -110,16 +167,14 @@ def hidden_truth(
     stages = Stages(folder)
     total = len(setup.twins) * len(setup.seeds) * len(setup.methods)
     for name in setup.twins:
-        twin = Robot.load(f"{setup.robot}@{name}")
         for seed in setup.seeds:
-            logs = functools.cache(functools.partial(_logs, setup, nominal, twin, seed))
+            play = Play(setup, name, seed, nominal)
             for method in setup.methods:
 
                 def make(
-                    place: Path, name: str = name, twin: Robot = twin, seed: int = seed,
-                    method: Method = method, logs: Callable[[], Logs] = logs,
-                ) -> dict[str, object]:  # fmt: skip
-                    return _scored(setup, name, method, seed, nominal, twin, logs()).as_dict()
+                    place: Path, play: Play = play, method: Method = method
+                ) -> dict[str, object]:
+                    return _scored(play, method).as_dict()
 
                 case = f"{name}/seed{seed}/{method}"
                 found.append(Scored(**stages.do(case, _depends(setup, case, nominal), make)))
@@ -127,10 +182,52 @@ def hidden_truth(
     return found
 
 
+def counts(found: Sequence[Scored]) -> dict[str, Any]:
+    """How many cases did what: whatever a sentence about all of them says.
+
+    Claims about parameters are of twins and seeds: methods that share an identification share its
+    claims. Where the truth is outside the family, what is nearest to it is no truth, so only the
+    claims of twins inside are counted together.
+    """
+    worse = sum(bool(one.worse) for one in found)
+    told: dict[str, Any] = {
+        "worse": worse,
+        "never_worse": 1.0 - worse / len(found),
+        "abstained": sum(not one.accepted for one in found),
+    }
+    still = [one for one in found if one.twin in NO_GAP]
+    if still:
+        refused = sum(not one.accepted for one in still)
+        told["no_gap"] = {"cases": len(still), "no_correction": refused}
+    said = {(one.twin, one.seed): one for one in found if one.claims is not None}.values()
+    if said:
+        twins = {name: [one for one in said if one.twin == name] for name in
+                 dict.fromkeys(one.twin for one in said)}  # fmt: skip
+        told["claims"] = {
+            "in_family": _off([one for one in said if one.in_family]),
+            "twins": {name: _off(own) for name, own in twins.items()},
+        }
+    return told
+
+
+def _off(said: Sequence[Scored]) -> dict[str, int]:
+    every = [claim for one in said for claim in one.claims or ()]
+    return {"claims": len(every), "off": sum(bool(claim["off"]) for claim in every)}
+
+
+def _player(setup: Setup, name: str, nominal: Robot) -> Robot:
+    """The twin, or the model itself with its sensors."""
+    if name not in NO_GAP:
+        return Robot.load(f"{setup.robot}@{name}")
+    layers = (*nominal.facts.layers, {"sensors": NO_GAP[name]})
+    return nominal.with_(facts=dataclasses.replace(nominal.facts, layers=layers))
+
+
 def _depends(setup: Setup, case: str, nominal: Robot) -> dict[str, object]:
     """What a case depends on: not on the other cases, nor on how many cores there are."""
     return {
         "case": case,
+        "scored": list(Scored._fields),
         "toolkit": __version__,
         "robot": [setup.robot, results.file_sha256(nominal.folder)],
         "motions": [setup.train, setup.test, setup.episodes],
@@ -147,29 +244,31 @@ def _logs(setup: Setup, nominal: Robot, twin: Robot, seed: int) -> Logs:
     ))  # fmt: skip
 
 
-def _scored(
-    setup: Setup, name: str, method: Method, seed: int, nominal: Robot, twin: Robot, logs: Logs
-) -> Scored:
+def _scored(play: Play, method: Method) -> Scored:
     """One fit by somebody who knows the logs, judged by somebody who knows the truth."""
-    train, test = logs
-    config = FitConfig(method=method, seed=seed, threads=setup.threads)
+    (train, test), nominal = play.logs, play.nominal
+    first, identify_s = play.identified if method in WITH_PHYSICS else (None, 0.0)
     started = time.perf_counter()
-    fitted = fit(train, nominal, config, heldout=test)
-    wall_s = time.perf_counter() - started
-    arms = {NOMINAL: nominal, TRUTH: twin}
+    fitted = fit(train, nominal, play.config(method), heldout=test, identified=first)
+    wall_s = identify_s + time.perf_counter() - started
+    arms = {NOMINAL: nominal, TRUTH: play.twin}
     if fitted.accepted:
         arms[CORRECTED] = fitted.correction.robot(nominal)
-    seen = replay(test, arms, ReplayConfig(seed=seed, threads=setup.threads))
+    seen = replay(test, arms, ReplayConfig(seed=play.seed, threads=play.setup.threads))
     closed, worse = _closed(seen, fitted.accepted)
     errors = {arm: {metric: {h: e[metric].value for h, e in seen.arms[arm].horizons.items()}
                     for metric in (JOINT_ERROR, GLOBAL_ERROR)} for arm in arms}  # fmt: skip
-    return Scored(name, method, seed, fitted.accepted, closed, errors, worse, wall_s,
-                  sum(log.duration_s for log in train), fitted.verdict)  # fmt: skip
+    told = None if first is None else claims(first, nominal, play.twin)
+    return Scored(
+        play.name, method, play.seed, fitted.accepted, closed, errors, worse, wall_s,
+        sum(log.duration_s for log in train), fitted.verdict, identify_s, in_family(play.twin),
+        None if told is None else [one._asdict() for one in told],
+    )  # fmt: skip
 
 
-def _closed(seen: Replay, accepted: bool) -> tuple[dict[str, dict[str, float]], list[str]]:
+def _closed(seen: Replay, accepted: bool) -> tuple[dict[str, dict[str, float | None]], list[str]]:
     """Shares of the gap that can be closed, and where it became wider."""
-    closed: dict[str, dict[str, float]] = {JOINT_ERROR: {}, GLOBAL_ERROR: {}}
+    closed: dict[str, dict[str, float | None]] = {JOINT_ERROR: {}, GLOBAL_ERROR: {}}
     worse = []
     for metric, shares in closed.items():
         for horizon in seen.arms[NOMINAL].horizons:
@@ -177,7 +276,8 @@ def _closed(seen: Replay, accepted: bool) -> tuple[dict[str, dict[str, float]], 
                 seen.arms[arm].horizons[horizon][metric].value
                 for arm in (NOMINAL, TRUTH, CORRECTED if accepted else NOMINAL)
             )
-            shares[horizon] = (before - after) / max(before - floor, 1e-9)
+            gap = before - floor
+            shares[horizon] = (before - after) / gap if gap > _NO_SHARE * before else None
             if after > before:
                 worse.append(f"{metric} at {horizon} s")
     return closed, worse

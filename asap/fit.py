@@ -18,7 +18,7 @@ import numpy as np
 from asap.bands import Band, calibrate
 from asap.correction import Correction
 from asap.exploits import co_controllers, memorised
-from asap.fit_methods import Candidate, FitConfig, nothing, propose
+from asap.fit_methods import Candidate, FitConfig, identified_in, nothing, propose
 from asap.judge import CORRECTED, NOMINAL, Judge, shares_of, verdict
 from asap.log_split import Parts, split
 from asap.misfit import suspects
@@ -74,6 +74,7 @@ def fit(
     heldout: Sequence[Log] = (),
     progress: Progress = lambda fraction: None,
     stopped: Callable[[], bool] = lambda: False,
+    identified: Identified | None = None,
 ) -> Fitted:
     """Fit, choose, judge.
 
@@ -84,17 +85,15 @@ def fit(
         heldout: Logs that judge; by default the last part of ``logs``.
         progress: Told the finished fraction.
         stopped: Asked by methods that learn by trial; true ends them with the best so far.
+        identified: What ``identified_first`` found in the same logs, robot and configuration: not
+            looked for again, with the same result to the bit. Other methods have no use for it.
 
     Raises:
         InputError: If the logs cannot be replayed, are too short or hardly move.
     """
-    _check_excitation(logs)
-    parts = split(logs, judged_apart=bool(heldout))
-    if heldout:
-        parts = parts._replace(test=list(heldout))
-    late = config.horizons_s[1:] or config.horizons_s
-    judge = Judge(parts.validation, robot, horizons_s=late, threads=config.threads)
-    found = propose(parts, robot, config, judge, lambda part: progress(0.9 * part), stopped)
+    parts, judge = _prepared(logs, robot, config, heldout)
+    found = propose(parts, robot, config, judge, lambda part: progress(0.9 * part), stopped,
+                    identified)  # fmt: skip
     judged = {NOMINAL: robot}
     if not found.correction.empty:
         judged[CORRECTED] = found.correction.robot(robot)
@@ -108,6 +107,42 @@ def fit(
     if not accepted:
         return _told(found, robot, replays, words, judge, parts)
     return _told(found, robot, replays, words, judge, parts, accepted=True)
+
+
+def identified_first(
+    logs: Sequence[Log],
+    robot: Robot,
+    config: FitConfig,
+    *,
+    heldout: Sequence[Log] = (),
+    progress: Progress = lambda fraction: None,
+) -> Identified:
+    """What ``identify`` and ``stacked`` both begin with, for callers that want both.
+
+    Args:
+        logs: Of one robot.
+        robot: The model.
+        config: How; its method does not matter.
+        heldout: Logs that judge; only whether there are any matters.
+        progress: Told the finished fraction.
+
+    Raises:
+        InputError: If the logs cannot be replayed, are too short or hardly move.
+    """
+    parts, judge = _prepared(logs, robot, config, heldout)
+    return identified_in(parts, robot, config, judge, progress)
+
+
+def _prepared(
+    logs: Sequence[Log], robot: Robot, config: FitConfig, heldout: Sequence[Log]
+) -> tuple[Parts, Judge]:
+    """The parts of logs that tell something, and who chooses."""
+    _check_excitation(logs)
+    parts = split(logs, judged_apart=bool(heldout))
+    if heldout:
+        parts = parts._replace(test=list(heldout))
+    late = config.horizons_s[1:] or config.horizons_s
+    return parts, Judge(parts.validation, robot, horizons_s=late, threads=config.threads)
 
 
 def _told(

@@ -30,6 +30,9 @@ from asap_deploy.log import Log
 
 Method = Literal["stacked", "identify", "delta", "delta-ppo", "delta-dynamics", "grid"]
 
+WITH_PHYSICS: tuple[Method, ...] = ("identify", "stacked")
+"""Methods that begin with the same identification."""
+
 _NOTICED = 0.97
 """A correction must leave less than this of the error of the model, or it is none."""
 
@@ -84,6 +87,7 @@ def propose(
     judge: Judge,
     progress: Progress = lambda fraction: None,
     stopped: Callable[[], bool] = lambda: False,
+    identified: Identified | None = None,
 ) -> Candidate:
     """What the method finds; empty where the validation part does not need it.
 
@@ -94,11 +98,18 @@ def propose(
         judge: The validation part.
         progress: Told the finished fraction.
         stopped: Asked by methods that learn by trial; true ends them with the best so far.
+        identified: What ``identified_in`` found in these parts; else it is looked for.
     """
-    if config.method == "identify":
-        return _identified(parts, robot, config, judge, progress)
-    if config.method == "stacked":
-        return _stacked(parts, robot, config, judge, progress)
+    if config.method in WITH_PHYSICS:
+        rest = 0.3 if config.method == "stacked" else 0.0
+        if identified is None:
+            identified = identified_in(parts, robot, config, judge,
+                                       lambda part: progress((1.0 - rest) * part))  # fmt: skip
+        first = _identified(identified, robot)
+        if config.method == "identify":
+            return first
+        return _stacked(first, parts, robot, config, judge,
+                        lambda part: progress(1.0 - rest * (1.0 - part)))  # fmt: skip
     if config.method == "grid":
         grid = fit_grid(parts.train, robot, config.grid, judge, threads=config.threads,
                         progress=progress)  # fmt: skip
@@ -130,11 +141,27 @@ def _check_gains(logs: Sequence[Log], robot: Robot) -> None:
                          "--method identify")  # fmt: skip
 
 
-def _identified(
-    parts: Parts, robot: Robot, config: FitConfig, judge: Judge, progress: Progress
-) -> Candidate:
-    found = search(parts.train, robot, config.identify, judge, threads=config.threads,
-                   progress=progress)  # fmt: skip
+def identified_in(
+    parts: Parts,
+    robot: Robot,
+    config: FitConfig,
+    judge: Judge,
+    progress: Progress = lambda fraction: None,
+) -> Identified:
+    """What the methods ``WITH_PHYSICS`` begin with.
+
+    Args:
+        parts: Of the log; the test part is not looked at.
+        robot: The model.
+        config: How.
+        judge: The validation part.
+        progress: Told the finished fraction.
+    """
+    return search(parts.train, robot, config.identify, judge, threads=config.threads,
+                  progress=progress)  # fmt: skip
+
+
+def _identified(found: Identified, robot: Robot) -> Candidate:
     if found.share >= _NOTICED:
         return Candidate(nothing(robot), found, [])
     correction = dataclasses.replace(found.correction, variants=found.variants())
@@ -142,15 +169,15 @@ def _identified(
 
 
 def _stacked(
-    parts: Parts, robot: Robot, config: FitConfig, judge: Judge, progress: Progress
-) -> Candidate:
+    first: Candidate, parts: Parts, robot: Robot, config: FitConfig, judge: Judge,
+    progress: Progress,
+) -> Candidate:  # fmt: skip
     """Physics first; a residual must not learn what one number explains."""
-    first = _identified(parts, robot, config, judge, lambda part: progress(0.7 * part))
     base = robot if first.correction.empty else first.correction.robot(robot)
     rest = Judge(parts.validation, base, horizons_s=judge.config.horizons_s,
                  threads=config.threads)  # fmt: skip
     delta = fit_delta(parts.train, base, config.delta, rest, threads=config.threads,
-                      progress=lambda part: progress(0.7 + 0.3 * part))  # fmt: skip
+                      progress=progress)  # fmt: skip
     return _with_offset(first, delta, robot)
 
 

@@ -32,6 +32,8 @@ from asap.align_words import (
 from asap.metrics import Interval
 
 RESULT = "gap.json"
+_NAMED = 8
+"""So many parameters that are off are told on the page."""
 _METRICS = {JOINT: ("joints", "deg"), BODY: ("bodies", "mm")}
 
 
@@ -91,17 +93,55 @@ def _answer(found: Mapping[str, Any]) -> list[Line]:
     best = f"{ranked[0][1]}: {ranked[0][0].value:.0%} of the joint gap" if ranked else MISSING
     details = [f"{name}: {_percent(share)} of the joint gap {h} s ahead, median and range over "
                "twins and seeds." for share, name in ranked]  # fmt: skip
+    return [
+        Line("Which method closes most of the gap?", f"{best}.", tuple(details), "cases[].closed"),
+        _safe(cases),
+        *_still(found),
+        *_said(found),
+    ]
+
+
+def _safe(cases: Sequence[Any]) -> Line:
     worse = [case for case in cases if listing(case, "worse")]
     named = [f"{_name(case)}: {joined([str(one) for one in listing(case, 'worse')])}."
              for case in worse]  # fmt: skip
-    safe = f"No, in none of {len(cases)}." if not worse else f"Yes, {len(worse)} of {len(cases)}."
+    count = len(cases)
+    safe = f"No, in none of {count}." if not worse else f"Yes, {len(worse)} of {count}."
+    never = (f"Never worse at any horizon, in joints or base: {count - len(worse)} of {count} "
+             "cases.")  # fmt: skip
     kept = sum(at(case, "accepted") is True for case in cases)
-    refused = f"{len(cases) - kept} ended without a correction: they are as good as the model."
-    return [
-        Line("Which method closes most of the gap?", f"{best}.", tuple(details), "cases[].closed"),
-        Line("Is any correction worse than none, at any horizon?", safe, (*named, refused),
-             "cases[].worse, .accepted"),
+    refused = f"{count - kept} ended without a correction: they are as good as the model."
+    return Line("Is any correction worse than none, at any horizon?", safe,
+                (*named, never, refused), "cases[].worse, .accepted")  # fmt: skip
+
+
+def _still(found: Mapping[str, Any]) -> list[Line]:
+    """Of logs in which nothing is to be found."""
+    cases, refused = (at(found, "no_gap", key) for key in ("cases", "no_correction"))
+    if not cases:
+        return []
+    return [Line("Does a log of the model itself give no correction?",
+                 f"In {refused} of {cases} cases.", (), "no_gap")]  # fmt: skip
+
+
+def _said(found: Mapping[str, Any]) -> list[Line]:
+    """Of parameters and their intervals."""
+    count, off = (at(found, "claims", "in_family", key) for key in ("claims", "off"))
+    if not count:
+        return []
+    wrong = [
+        f"{at(case, 'twin')}, seed {at(case, 'seed')}: {at(claim, 'name')} "
+        f"{number(at(claim, 'value')):.4g} [{number(at(claim, 'low')):.4g}, "
+        f"{number(at(claim, 'high')):.4g}], the truth is {number(at(claim, 'truth')):.4g}."
+        for case in {(at(c, "twin"), at(c, "seed")): c for c in listing(found, "cases")
+                     if at(c, "in_family") is True and listing(c, "claims")}.values()
+        for claim in listing(case, "claims")
+        if at(claim, "off") is True
     ]  # fmt: skip
+    more = [f"And {len(wrong) - _NAMED} more, in the file."] if len(wrong) > _NAMED else []
+    return [Line("Are parameters where their intervals say?",
+                 f"{off} of {count} are off by more than twice their interval, on twins inside the "
+                 "family.", (*wrong[:_NAMED], *more), "claims, cases[].claims")]  # fmt: skip
 
 
 def _name(case: Any) -> str:
@@ -116,7 +156,8 @@ def _about(found: Mapping[str, Any]) -> list[Block]:
         "A twin, a simulation whose physics the fit was not told, plays the robot. A fit is given "
         f"logs of {fitted} and the model, and is judged on {judging}, which it did not see, from "
         "other starts. Closed is the share of the model's error above what even the twin itself "
-        "gets wrong from a noisy start; a fit that keeps no correction closes 0 %."
+        "gets wrong from a noisy start; a fit that keeps no correction closes 0 %. Parameters are "
+        "compared with the twin's own numbers: of a group of joints with the mean of the group."
     )]  # fmt: skip
 
 
@@ -198,7 +239,8 @@ def _limits(found: Mapping[str, Any]) -> list[str]:
         "Twins are simulations: all but those of another engine share contacts and integrator with "
         "the model that is fitted, which a real robot does not.",
         "Ranges are over seeds of starts and of sensor noise; they are no confidence intervals.",
-        "Wall times are of this machine, with whatever else it did.",
+        "Wall times are of this machine, with whatever else it did, and of each fit as if it had "
+        "been alone: methods that begin with the same identification waited for it once.",
     ]
     if len(seeds) == 1:
         lines.append("One seed: nothing is said about luck.")

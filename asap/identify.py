@@ -107,30 +107,59 @@ class LinearFit(NamedTuple):
         found[active] = lsq_linear(normal.T, right, bounds=(low, high)).x
         return found
 
-    def spread(self, active: np.ndarray) -> np.ndarray:
-        """(P,) standard errors.
+    def spread(self, active: np.ndarray, said: np.ndarray | None = None) -> np.ndarray:
+        """(P,) standard errors of parameters, or of sums of them.
 
         The covariance of one fit calls every error independent and is ten times too sure. So each
-        part of the log is fitted apart, and their scatter counts.
+        part of the log is fitted apart, and their scatter counts. But what a part hardly tells is
+        pulled towards the model in every part, and scatters little however wrong it is; so what
+        the pull leaves open counts too:
+
+            s^2 = var(z of parts) / parts + diag(inv(J' J + prior^2))
+
+        Of 89 parameters of ``worn``, whose truth is known, 25 were off by more than twice what the
+        scatter alone says, and none by more than twice what both say. To multiply by the root of
+        the reduced chi-square would change nothing: it is far below 1 in our units of errors.
+
+        Args:
+            active: (P,) which vary.
+            said: (Q, P) sums of parameters that are asked for; by default the parameters.
         """
         parts = np.unique(self.block)
+        mixed = np.eye(len(self.z)) if said is None else said
         if len(parts) < 2:
-            return np.full(len(self.z), np.nan)
-        found = np.array([self.solution(active, self.block == part) for part in parts])
-        return np.asarray(found.std(axis=0, ddof=1) / np.sqrt(len(parts)))
+            return np.full(len(mixed), np.nan)
+        found = np.array([self.solution(active, self.block == part) for part in parts]) @ mixed.T
+        scatter = found.var(axis=0, ddof=1) / len(parts)
+        return np.asarray(np.sqrt(scatter + _variances(mixed, self._left_open(active))))
 
-    def told(self, active: np.ndarray) -> np.ndarray:
-        """(P,) how much of a parameter the log tells, all others being free.
+    def told(self, active: np.ndarray, said: np.ndarray | None = None) -> np.ndarray:
+        """(P,) how much of a parameter, or of sums of them, the log tells, all others being free.
 
         0: the pull towards the model alone, 1: the log alone.
+
+        Args:
+            active: (P,) which vary.
+            said: (Q, P) sums of parameters that are asked for; by default the parameters.
         """
+        mixed = np.eye(len(self.z)) if said is None else said
+        before = _variances(mixed, np.diag(active / _PRIOR**2))
+        after = _variances(mixed, self._left_open(active))
+        left = np.divide(after, before, out=np.ones_like(after), where=before > 0.0)
+        return np.asarray(1.0 - np.minimum(1.0, left))
+
+    def _left_open(self, active: np.ndarray) -> np.ndarray:
+        """(P, P) covariance of parameters for errors of size 1 and the pull towards the model."""
         columns = self.jacobian[:, :, active].reshape(-1, int(active.sum()))
-        variance = np.diag(
-            np.linalg.inv(columns.T @ columns + _PRIOR**2 * np.eye(columns.shape[1]))
-        )
-        found = np.zeros(len(self.z))
-        found[active] = 1.0 - np.minimum(1.0, variance * _PRIOR**2)
+        found = np.zeros((len(self.z), len(self.z)))
+        normal = columns.T @ columns + _PRIOR**2 * np.eye(columns.shape[1])
+        found[np.ix_(active, active)] = np.linalg.inv(normal)
         return found
+
+
+def _variances(mixed: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """(Q,) of sums (Q, P)."""
+    return np.asarray(np.einsum("qi,ij,qj->q", mixed, covariance, mixed, optimize=True))
 
 
 @dataclass(frozen=True, kw_only=True)

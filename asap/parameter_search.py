@@ -108,12 +108,14 @@ class Identified(NamedTuple):
         """All parameters for a table and for JSON, with who tells them.
 
         ``log``; ``log and model`` together; ``model``: the log says little, or other runs are
-        predicted as well without; ``nothing``: no trace of it in the log.
+        predicted as well without; ``nothing``: no trace of it in the log. Of a group of joints the
+        mean, of a joint in its group what it is beside that mean.
         """
-        spread, told = self.linear.spread(self.active), self.linear.told(self.active)
-        rows = []
+        sums = self.parameters.of_means(self.active)
+        spread, told = (ask(self.active, sums) for ask in (self.linear.spread, self.linear.told))
+        said, rows = sums @ self.z, []
         for place in np.flatnonzero(self.active):
-            item, z = self.parameters.items[place], self.z[place]
+            item, z = self.parameters.items[place], said[place]
             ends = (item.physical(z + side * 2.0 * spread[place]) for side in (-1.0, 1.0))
             low, high = sorted(ends)
             source = "log" if told[place] > 0.9 else "log and model"

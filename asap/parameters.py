@@ -103,6 +103,29 @@ class Parameters:
                 found[item.quantity][:, item.columns] += change
         return found
 
+    def of_means(self, active: np.ndarray) -> np.ndarray:
+        """(P, P) sums of parameters: a group's is the mean of its joints, a joint's is beside it.
+
+        A group's number and those of its joints say the same twice: the log tells their sum, and
+        only the pull towards the model shares it out. So neither alone is a claim about a robot.
+
+        Args:
+            active: (P,) which vary; a joint whose group does not is on its own.
+        """
+        sums = np.eye(len(self))
+        for group, item in enumerate(self.items):
+            if self.groups[group] in OF_JOINTS or not active[group]:
+                continue
+            own = [place for place, other in enumerate(self.items)
+                   if self.groups[place] in OF_JOINTS and other.quantity == item.quantity
+                   and other.columns[0] in item.columns and active[place]]  # fmt: skip
+            for place in own:
+                share = self.items[place].scale / len(item.columns)
+                sums[group, place] = share / item.scale
+                for other in own:
+                    sums[other, place] -= share / self.items[other].scale
+        return sums
+
     def neutral(self, name: str, values: np.ndarray) -> bool:
         """Whether values of a quantity are those of the model."""
         if name == "delay_s":

@@ -53,9 +53,10 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.twin_dds",
     "asap.log_check_joint_delay asap.log_check_action asap.log_check_swaps",
     "asap.motion_check asap.variation asap.log_check_base asap.log_check_order asap.log_signals "
-    "asap.export asap.evaluate asap.bench asap.whole_body",
+    "asap.log_gains asap.export asap.evaluate asap.bench asap.whole_body",
     "asap.inputs asap.randomize asap.walk asap.log_check asap.balance asap.bench_integrators "
-    "asap.momentum_fit asap.starts asap.record asap.log_states asap.warm_start asap.linearise",
+    "asap.momentum_fit asap.starts asap.record asap.log_states asap.warm_start asap.linearise "
+    "asap.planted_standing",
     "asap.env asap.regulator asap.log_windows asap.parameters asap.correction",
     "asap.replay asap.log_split asap.identify asap.published asap.make_motions asap.vecenv "
     "asap.imitate asap.curves asap.checkpoint asap.teacher",
@@ -65,7 +66,7 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.train asap.teach",
     "asap.judge asap.bands asap.misfit asap.delta_env",
     "asap.parameter_search asap.delta_fit asap.grid asap.dynamics_residual",
-    "asap.exploits",
+    "asap.exploits asap.parameter_claims",
     "asap.delta_ppo",
     "asap.fit_methods",
     "asap.cli_common asap.bench_train asap.bench_gap asap.replay_view asap.closed_loop "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,13 +12,16 @@ import pytest
 
 from asap.cli import main
 from asap.correction import Correction
+from asap.delta_fit import DeltaConfig
 from asap.evaluate import Case
-from asap.fit import fit
-from asap.fit_methods import FitConfig
+from asap.fit import fit, identified_first
+from asap.fit_methods import FitConfig, propose
 from asap.identify import LinearFit, Shooting
 from asap.inputs import open_motion
+from asap.judge import Judge
 from asap.log_split import split
 from asap.log_windows import Windows, stretches_of
+from asap.parameter_search import IdentifyConfig
 from asap.parameters import KINDS, Parameters, joint_groups
 from asap.record import RecordConfig, record
 from asap.replay import JOINT_ERROR
@@ -238,3 +242,27 @@ def test_what_no_number_of_a_model_says_is_recovered_too(
     assert _found(shooting, "elbow load_friction", z) < 0.01
     if kind == "encoder_bias":
         assert _found(shooting, "right_knee encoder_bias", z) == pytest.approx(0.0, abs=near)
+
+
+def test_an_identification_that_is_shared_gives_what_each_method_finds_alone(robot: Robot) -> None:
+    joints = robot.joint_names
+    planted = Correction(
+        robot_name="g1", joint_names=joints,
+        parameters={"stiffness": tuple(0.8 if "knee" in name else 1.0 for name in joints),
+                    "added_frictionloss": tuple(0.5 if "hip" in n else 0.0 for n in joints)},
+    )  # fmt: skip
+    logs = [_log(planted.robot(robot), episodes=3, start_noise=0.3)]
+    few = IdentifyConfig(groups=("stiffness",), delays_ms=(0.0,), iterations=1, seconds=2.0)
+    offset = DeltaConfig(seconds=2.0, iterations=1, joints=("hip",))
+    config = FitConfig(method="stacked", identify=few, delta=offset, threads=1)
+    shared = identified_first(logs, robot, config)
+    parts, judge = split(logs), Judge(split(logs).validation, robot, threads=1)
+    alone, handed = (propose(parts, robot, config, judge, identified=known).correction
+                     for known in (None, shared))  # fmt: skip
+    assert alone.parameters and alone.learned is not None and handed.learned is not None
+    assert handed.learned.data == alone.learned.data
+    assert dataclasses.replace(handed, learned=None) == dataclasses.replace(alone, learned=None)
+    own = dataclasses.replace(config, method="identify")
+    physics = propose(parts, robot, own, judge, identified=shared)
+    assert physics.correction == dataclasses.replace(alone, learned=None)
+    assert physics.identified is shared

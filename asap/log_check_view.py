@@ -128,6 +128,25 @@ class View:
         whole: np.ndarray = middle[until[middle - before] == until[middle + after]]
         return whole
 
+    def thinned(self, step_s: float) -> View:
+        """Fewer rows of a log whose rows are denser by far: those in which targets change.
+
+        Args:
+            step_s: About the time between the rows that are left [s].
+        """
+        every, target = round(step_s / self.step_s), self.log.fields.get("joint_pos_target")
+        if every < 2 or target is None:
+            return self
+        changed = np.concatenate([[False], (np.diff(target, axis=0) != 0.0).any(axis=1)])
+        keep = np.zeros(len(changed), dtype=bool)
+        for first, last in spans(np.concatenate([[True], ~self.breaks])):
+            # A break separates the row before it from this piece's first.
+            first = max(0, first - 1)
+            rows = np.arange(first, last)
+            begin = np.bincount((rows - first)[changed[first:last]] % every, minlength=1).argmax()
+            keep[rows[begin::every]] = True
+        return self.with_log(chosen_rows(self.log, keep)) if keep.sum() >= 2 else self
+
     def names(self, columns: Iterable[int]) -> tuple[str, ...]:
         """Joints by their places in the log."""
         return tuple(self.log.joint_names[column] for column in columns)

@@ -28,6 +28,7 @@ from asap.replay import (
 from asap.replay_view import costly, heat_map, overlay, page
 from asap.robot import Robot
 from asap.sim import CpuSimulation
+from asap_deploy import rotation
 from asap_deploy.errors import InputError
 from asap_deploy.log import Log
 from asap_deploy.policy import Policy
@@ -182,11 +183,25 @@ def test_runs_of_one_motion_tell_how_well_a_robot_repeats_itself(worn: Log, nomi
 def test_the_base_is_reckoned_from_attitude_and_legs(case: Case, nominal: Robot) -> None:
     log = record(case, nominal, RecordConfig(episodes=1))
     track = log_track(log, nominal)
-    pos, vel = reckoned_base(nominal, track.qpos[:, 3:7], track.joint_pos)
+    joint_vel = track.qvel[:, nominal.qvel_ids]
+    pos, vel = reckoned_base(nominal, track.qpos[:, 3:7], track.joint_pos, track.qvel[:, 3:6],
+                             joint_vel)  # fmt: skip
     moved = track.qpos[:, :3] - track.qpos[0, :3]
     assert np.abs(pos[:, :2] - moved[:, :2]).max() < 0.04
     assert np.abs(pos[:, 2] - track.qpos[:, 2]).max() < 0.01
     assert np.abs(vel - track.qvel[:, :3]).mean() < 0.05
+
+
+def test_a_reckoned_base_is_no_slower_than_the_robot_where_rows_are_dense(nominal: Robot) -> None:
+    """At 500 Hz noise of 3 mrad in the attitude was a speed of 0.3 m/s."""
+    fast = at_log_rate(nominal, 500.0)
+    rng, rows = np.random.default_rng(0), 500
+    quat = rotation.from_rotvec(rng.normal(0.0, 0.003, (rows, 3)))
+    joint_pos = nominal.default_joint_pos + rng.normal(0.0, 0.0005, (rows, 29))
+    still = np.zeros((rows, 3))
+    _, vel = reckoned_base(fast, quat, joint_pos, still + rng.normal(0.0, 0.02, (rows, 3)),
+                           rng.normal(0.0, 0.02, (rows, 29)))  # fmt: skip
+    assert np.abs(vel).mean() < 0.01
 
 
 def test_the_true_rate_is_replayed(case: Case, nominal: Robot) -> None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import test_deploy_adversary as adversary_tests
 import test_deploy_guards as guards_tests
 import test_deploy_loop as loop_tests
 import test_deploy_safety as safety_tests
 import test_deploy_supervisor as supervisor_tests
 
-from asap_deploy import keys, link_unitree, preflight, safety, states, supervisor
+from asap_deploy import keys, link_unitree, loop, policy, preflight, safety, states, supervisor
 from asap_deploy.guards import StateWatch
-from asap_deploy.keys import OnlyStop, TerminalKeys
+from asap_deploy.keys import ORDERS, OnlyStop, Stoppable, TerminalKeys
 from asap_deploy.loop import Loop
 from asap_deploy.safety import CommandFilter, SafetyLimits
 from asap_deploy.states import StateMachine
@@ -177,6 +178,16 @@ REMOVED = [
     case("ladder only stops",
          guards_tests.test_on_the_ladder_the_operator_can_stop_and_do_nothing_else,
          OnlyStop, "poll", everything),
+    case("orders after an interrupt",
+         adversary_tests.test_after_an_interrupt_no_order_moves_the_robot_any_more,
+         loop, "STOPS", ORDERS),
+    case("orders after a stop",
+         lambda: adversary_tests.test_after_the_operators_stop_the_ladders_script_says_nothing_more(
+             "damp"),
+         Stoppable, "stopped", property(lambda self: False)),
+    case("damping at the end",
+         adversary_tests.test_who_is_told_to_end_damps_for_as_long_as_a_robot_sinks,
+         supervisor, "END_S", 0.3),
     case("limits of the robot itself",
          lambda: guards_tests.test_a_contract_that_promises_more_than_the_robot_can_do_is_refused(
              "torque_limit", "left_knee_joint", 2.0),
@@ -214,6 +225,24 @@ def test_without_a_fresh_start_typed_ahead_keys_would_arm(monkeypatch):
     monkeypatch.setattr(TerminalKeys, "begin", lambda self: None)
     with pytest.raises(AssertionError), monkeypatch.context() as own:
         test(own)
+
+
+def test_without_a_look_at_escapes_an_arrow_key_would_arm(monkeypatch):
+    test = adversary_tests.test_arrow_and_function_keys_are_no_letters
+    monkeypatch.setattr(
+        TerminalKeys,
+        "_letters",
+        lambda self, text, now_s: "".join(filter(str.isalpha, text)).lower(),
+    )
+    with pytest.raises(AssertionError), monkeypatch.context() as own:
+        test(own, b"\x1b[A")
+
+
+def test_without_a_look_at_its_numbers_any_clip_would_be_loaded(monkeypatch):
+    test = adversary_tests.test_a_clip_that_holds_no_numbers_is_refused_when_it_is_loaded
+    monkeypatch.setattr(policy, "ABSURD", 1e30)
+    with pytest.raises(pytest.fail.Exception), monkeypatch.context() as own:
+        test(own, "joint_pos", 1e9)
 
 
 def test_a_release_that_is_taken_for_granted_would_be_noticed(monkeypatch):

@@ -120,6 +120,9 @@ def _serve(file: str, kind: str, options: str) -> None:
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: told.append(1))
     strict = StrictRobot(Robot.load("g1"), StrictConfig(**json.loads(options)))
+    # Where allowed: a real robot is not late because a desk is busy, nor are the threads with which
+    # DDS receives, which inherit this.
+    make_realtime(30)
     if kind == "unitree":
         from asap.twin_dds import DdsTwin
 
@@ -129,7 +132,6 @@ def _serve(file: str, kind: str, options: str) -> None:
     orders = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     orders.bind(("127.0.0.1", 0))
     orders.setblocking(False)
-    make_realtime(30)  # where allowed: a real robot is not late because a desk is busy
     temporary = Path(file + ".tmp")
     temporary.write_text(f"{server.address} {orders.getsockname()[1]}")
     temporary.rename(file)

@@ -156,9 +156,10 @@ def _run(options: argparse.Namespace) -> int:
             seconds=options.seconds, say=_say,
         )  # fmt: skip
         report = run_session(session)
+    status = _finish(options, report.status, report.facts)
     for line in report.lines:
         print(line)
-    return _finish(options, report.status, report.facts)
+    return status
 
 
 def _record(options: argparse.Namespace) -> int:
@@ -265,7 +266,15 @@ def _asker(options: argparse.Namespace) -> Callable[[str], str]:
         return lambda question: left.pop(0) if left else "n"
     if not sys.stdin.isatty():
         raise InputError("there is no terminal, so nobody can answer: run this in one (ssh -t)")
-    return input
+    return _answer
+
+
+def _answer(question: str) -> str:
+    """What a person types; a Ctrl-C or a closed terminal is a no, and what was said is kept."""
+    try:
+        return input(question)
+    except (EOFError, KeyboardInterrupt):
+        return "n"
 
 
 def _facts(options: argparse.Namespace, players: Sequence[Player],

@@ -11,7 +11,9 @@ is recorded, the last ten seconds at least, so that a fault can be dumped even i
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+import os
+import sys
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -36,6 +38,14 @@ _ROBOT_HZ, _POLICY_HZ = 2.2 / WRITE_DT, 100.0
 """Records a second, generously."""
 
 _EVENT_BYTES, _STATUS_BYTES = 1000, 1400
+
+_OWN_PROGRAM = """import sys
+sys.path[:] = [place for place in sys.path if place]
+import json
+sys.path[:] = json.loads(sys.argv[2])
+import importlib
+sys.exit(importlib.import_module(sys.argv[1]).main(sys.argv[3:]))
+"""
 
 
 class Post(NamedTuple):
@@ -153,6 +163,16 @@ class Handover:
             return {} if found is None else dict(json.loads(found[1].decode()))
         except ValueError:
             return {}
+
+
+def own_program(module: str, *arguments: str) -> List[str]:
+    """The command that runs a module's ``main`` in a new process, with what this one imports.
+
+    ``python -m`` looks into the working directory first: a file ``select.py`` there, or an
+    ``asap_deploy`` of another version, would run in place of ours, beside a robot.
+    """
+    path = [os.path.abspath(place) for place in sys.path]
+    return [sys.executable, "-c", _OWN_PROGRAM, module, json.dumps(path), *arguments]
 
 
 def event_bytes(name: str, time_s: float, **facts: Any) -> bytes:

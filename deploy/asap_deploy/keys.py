@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
+import signal
 import sys
-from typing import Any, Dict, List, Optional, Protocol, Tuple
+from typing import Any, Dict, List, Match, Optional, Protocol, Sequence, Tuple
 
 from asap_deploy.errors import InputError, suggestion
 from asap_deploy.link import RobotState, key_bits
@@ -28,6 +30,15 @@ DEBOUNCE_POLLS = 3
 
 REPEAT_S = 0.25
 """The same key within this time is a held key [s]."""
+
+SPLIT_S = 0.1
+"""The bytes of one key of a terminal come within this time [s]."""
+
+STOPS = ("damp", "quit")
+"""Orders that count wherever they stand."""
+
+_NO_LETTER = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]?|O[@-~]?)?")
+"""Keys without a letter: the up arrow is ESC [ A, F4 is ESC O S."""
 
 STEADY_S = 0.5
 """``go@ready`` of a script comes this long after the mode was reached [s]."""
@@ -99,7 +110,12 @@ class TerminalKeys:
         self._fd = sys.stdin.fileno()
         self._before: Any = termios.tcgetattr(self._fd)
         tty.setcbreak(self._fd)
+        # After a Ctrl-Z the shell's own mode is back, in which no key counts before Enter.
+        self._continued: Any = signal.signal(
+            signal.SIGCONT, lambda *_: tty.setcbreak(self._fd, termios.TCSANOW)
+        )
         self._pressed: Dict[str, float] = {}
+        self._begun, self._begun_s = "", 0.0
 
     def begin(self) -> None:
         """Keys that were pressed while the checks ran are thrown away: they must arm nobody."""
@@ -109,26 +125,51 @@ class TerminalKeys:
 
     def poll(self, now_s: float, mode: str, state: Optional[RobotState]) -> List[str]:
         """Orders typed since the last poll; keys that mean nothing are passed over."""
-        orders = []
+        typed = b""
         while select.select([self._fd], [], [], 0)[0]:
             data = os.read(self._fd, 64)
             if not data:  # the terminal is gone, and the operator with it
                 return ["damp", "quit"]
-            for letter in data.decode(errors="replace").lower():
-                order = TERMINAL.get(letter)
-                if order is None:
-                    continue
-                if now_s - self._pressed.get(letter, -1e9) > REPEAT_S or order == "damp":
-                    orders.append(order)
-                self._pressed[letter] = now_s
+            typed += data
+        letters = self._letters(typed.decode(errors="replace"), now_s)
+        # Nobody types two keys within a control step: that is a text that was pasted.
+        pasted = len({letter for letter in letters if TERMINAL.get(letter) not in STOPS}) > 1
+        orders = []
+        for letter in letters:
+            order = TERMINAL.get(letter)
+            if order is None or (pasted and order not in STOPS):
+                continue
+            if now_s - self._pressed.get(letter, -1e9) > REPEAT_S or order == "damp":
+                orders.append(order)
+            self._pressed[letter] = now_s
         return orders
+
+    def _letters(self, text: str, now_s: float) -> str:
+        """What was typed without arrows and function keys, whose bytes end in a letter."""
+        if self._begun and now_s - self._begun_s > SPLIT_S:
+            self._begun = ""  # that was the escape key by itself
+        if not text:
+            return ""
+        text, self._begun = self._begun + text, ""
+        end = re.search(r"\x1b(?:\[[0-?]*[ -/]*|O)?$", text)
+        if end is not None:  # the rest is still to come
+            self._begun, self._begun_s = end.group(), now_s
+        # A letter right after ESC was typed with Alt: only a stop counts.
+        found = re.sub(r"\x1b([^\[O\x1b])", _stop_or_nothing, text)
+        return _NO_LETTER.sub("", found).lower()
 
     def close(self) -> None:
         """Have the terminal as it was."""
         import termios
 
+        signal.signal(signal.SIGCONT, self._continued)
         with contextlib.suppress(termios.error):
             termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
+
+
+def _stop_or_nothing(found: Match[str]) -> str:
+    letter = found.group(1).lower()
+    return letter if TERMINAL.get(letter) in STOPS else ""
 
 
 class OnlyStop:
@@ -149,7 +190,7 @@ class OnlyStop:
 
     def poll(self, now_s: float, mode: str, state: Optional[RobotState]) -> List[str]:
         """Damping at once, the end a while later."""
-        wanted = {"damp", "quit"} & set(self._keys.poll(now_s, mode, state))
+        wanted = set(STOPS) & set(self._keys.poll(now_s, mode, state))
         if self.stopped_s is None:
             self.stopped_s = now_s if wanted else None
             return ["damp"] if wanted else []
@@ -210,3 +251,32 @@ class ScriptedKeys:
 
     def close(self) -> None:
         """Nothing to do."""
+
+
+class Stoppable:
+    """A script that says nothing more once somebody has stopped."""
+
+    def __init__(self, script: ScriptedKeys, stops: Sequence[OnlyStop]) -> None:
+        """Listen to both."""
+        self._script, self._stops = script, stops
+        self._all: List[Keys] = [script, *stops]
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody did."""
+        return any(stop.stopped_s is not None for stop in self._stops)
+
+    def begin(self) -> None:
+        """From now on."""
+        for keys in self._all:
+            keys.begin()
+
+    def poll(self, now_s: float, mode: str, state: Optional[RobotState]) -> List[str]:
+        """Stops first: what the script would have said in the same step was said too late."""
+        orders = [order for stop in self._stops for order in stop.poll(now_s, mode, state)]
+        return orders if self.stopped else self._script.poll(now_s, mode, state)
+
+    def close(self) -> None:
+        """Leave everything as it was."""
+        for keys in self._all:
+            keys.close()

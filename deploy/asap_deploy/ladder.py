@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable, List, NamedTuple, Optional, Sequence
 
 from asap_deploy.golden import load_policy
-from asap_deploy.keys import Keys, OnlyStop, ScriptedKeys
+from asap_deploy.keys import Keys, OnlyStop, ScriptedKeys, Stoppable
 from asap_deploy.link import LinkSpec
 from asap_deploy.loop import Session, closing, run
 from asap_deploy.safety import SafetyLimits
@@ -74,14 +74,15 @@ def climb(policies: Sequence[Path], limits: SafetyLimits, link: LinkSpec,
             spec = dataclasses.replace(link, read_only=name == READ_ONLY)
             stops = [OnlyStop(keys) for keys in operators()]
             path = out and out.with_name(f"{out.stem}-rung{len(rungs) + 1}{out.suffix}")
-            with closing(stops):
-                script = ScriptedKeys(orders)
-                report = run(Session([player], limits, spec, [script, *stops], seconds=60.0,
-                                     say=say, out=path))  # fmt: skip
+            script = ScriptedKeys(orders)
+            keys = Stoppable(script, stops)
+            with closing([keys]):
+                report = run(Session([player], limits, spec, [keys], seconds=60.0, say=say,
+                                     out=path))  # fmt: skip
             problems = list(report.facts["problems"])
             if script.left and not problems:
                 problems.append(f"it never came to '{script.left[0]}'")
-            if any(stop.stopped_s is not None for stop in stops):
+            if keys.stopped:
                 problems.append("stopped by the operator")
             passed = report.status == 0 and not problems
         rungs.append(Rung(name, question, answer, passed, problems, time.time()))

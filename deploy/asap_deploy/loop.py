@@ -18,15 +18,17 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import numpy as np
 
 from asap_deploy import handover as requests
+from asap_deploy.errors import InputError
 from asap_deploy.frames import action_dtype
 from asap_deploy.handover import ACTION, EVENT, Post, event_bytes
-from asap_deploy.keys import Keys
+from asap_deploy.keys import STOPS, Keys
 from asap_deploy.link import LinkSpec, RobotState
 from asap_deploy.realtime import (
     LOOP_PRIORITY,
     MAX_OVERRUNS,
     FixedRate,
     Histogram,
+    for_a_while,
     make_realtime,
 )
 from asap_deploy.recorder import Recorder
@@ -161,7 +163,11 @@ class Loop:
         self.interrupts += 1
 
     def _obey_interrupt(self, orders: List[str]) -> None:
-        if self.interrupts and self._interrupt_s is None:
+        """From a signal on nothing that is ordered moves the robot."""
+        if not self.interrupts:
+            return
+        orders[:] = [order for order in orders if order in STOPS]
+        if self._interrupt_s is None:
             self._interrupt_s = time.monotonic()
             if self.machine.mode not in ("passive", "damp", "fault"):
                 orders.append("damp")
@@ -215,7 +221,8 @@ class Loop:
             line = self._said.get()
             if line is None:
                 return
-            self.session.say(line)
+            with contextlib.suppress(OSError):  # a terminal that is gone, a pipe that is closed
+                self.session.say(line)
 
 
 def run(session: Session) -> Report:
@@ -224,6 +231,11 @@ def run(session: Session) -> Report:
     Raises:
         InputError: If the link or the recording cannot be opened.
     """
+    with for_a_while():  # to the end: the last request must not wait for a busy desk
+        return _run(session)
+
+
+def _run(session: Session) -> Report:
     supervisor = Supervisor.start(session.limits, session.link, core=_one_before(session.core))
     recorder: Optional[Recorder] = None
     loop = Loop(session, supervisor)
@@ -238,6 +250,8 @@ def run(session: Session) -> Report:
             recorder = Recorder.start(supervisor.handover, supervisor.alive_fd, session.out, facts)
         loop.run()
     except Exception as error:
+        if isinstance(error, InputError) and recorder is None and session.out is not None:
+            raise  # no recording can be made there; nobody has armed yet
         broken = error
         loop.fail(error)
         time.sleep(END_S)  # the supervisor damps: let the robot sink before anything ends

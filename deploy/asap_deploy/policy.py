@@ -23,6 +23,9 @@ from asap_deploy.onnx_graph import OnnxGraph
 Evaluator = Callable[[np.ndarray], np.ndarray]
 """Observation (N, D) float32 to action (N, A) float32."""
 
+ABSURD = 1e3
+"""No clip goes so far [m, rad] or turns so fast [rad/s]."""
+
 
 @dataclass(frozen=True)
 class ClipTable:
@@ -171,6 +174,11 @@ class Policy:
                 raise InputError(
                     f"the clip inside the ONNX file has {name} of shape {tables[name].shape}, the "
                     f"contract says {(facts.frames, width)}"
+                )
+            if not (np.abs(tables[name]) < ABSURD).all():  # False for NaN as well
+                raise InputError(
+                    f"the clip inside the ONNX file has {name} with numbers that are none of a "
+                    f"motion: not finite, or {ABSURD:g} and more"
                 )
             norm = np.linalg.norm(tables[name], axis=-1)
             if name.endswith("quat_wxyz") and np.abs(norm - 1.0).max() > 1e-3:

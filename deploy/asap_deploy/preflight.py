@@ -54,6 +54,10 @@ STIFFEST, MOST_DAMPED = 8.0, 0.5
 up to 4.5 and 0.2. With more, an eighth of a radian, or noise of a speed, takes all the torque."""
 
 
+SLOWEST_S = 0.05
+"""Longest control step for a G1: three go by before a policy that hangs is noticed [s]."""
+
+
 class Check(NamedTuple):
     """One thing that was looked at."""
 
@@ -102,6 +106,9 @@ def look_at_contracts(contracts: Sequence[PolicyContract], facts: RobotFacts) ->
     for contract in contracts:
         odd = [text for name in contract.joint_names if name in known
                for text in _beyond(contract, name, known[name])]  # fmt: skip
+        if known and contract.control_dt > SLOWEST_S:
+            odd.append(f"control_dt is {contract.control_dt:g} s: a policy that hangs would be "
+                       f"noticed after {3.0 * contract.control_dt:g} s")  # fmt: skip
         if facts.is_real and not contract.mode_machine:
             odd.append("it names no mode_machine: it would run on any machine")
         text = "; ".join(odd[:3]) + ("; ..." if len(odd) > 3 else "")

@@ -56,6 +56,25 @@ def make_realtime(priority: int, core: Optional[int] = None) -> List[str]:
 
 
 @contextlib.contextmanager
+def for_a_while() -> Iterator[None]:
+    """Whatever ``make_realtime`` did to the scheduling is undone at the end.
+
+    Else a second run's recorder, and a whole Python that starts, would inherit real-time priority.
+    """
+    try:
+        before = os.sched_getscheduler(0), os.sched_getparam(0)
+        cores = os.sched_getaffinity(0)
+    except (AttributeError, OSError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
+        os.sched_setaffinity(0, cores)
+
+
+@contextlib.contextmanager
 def at_priority(priority: int) -> Iterator[bool]:
     """The scheduling of the control loop for a while, then what was before.
 

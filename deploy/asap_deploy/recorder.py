@@ -4,7 +4,7 @@ It reads the rings that supervisor and policy fill, hands a chunk to the disk ev
 hundredths of a second, and writes the last ten seconds to a file of their own when the supervisor
 reports a fault. A full or slow disk costs rows, never a command.
 
-As a process: ``python -m asap_deploy.recorder CONFIG``, started by ``Recorder``.
+As a process: ``main`` with one argument, JSON text; started by ``Recorder``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Dict, List, Optional, Sequence
 
 from asap_deploy.errors import InputError
-from asap_deploy.handover import EVENT, Handover, event_bytes
+from asap_deploy.handover import EVENT, Handover, event_bytes, own_program
 from asap_deploy.recording import PART, RecordingFile
 from asap_deploy.shared import Ring
 
@@ -195,7 +195,7 @@ class Recorder:
                   "joints": memory.joints, "supervisor_fd": supervisor_fd, "path": str(path),
                   "facts": facts}  # fmt: skip
         process = subprocess.Popen(
-            [sys.executable, "-m", "asap_deploy.recorder", json.dumps(config, default=str)],
+            own_program("asap_deploy.recorder", json.dumps(config, default=str)),
             pass_fds=(memory.memory.fd, supervisor_fd),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             start_new_session=True,

@@ -43,6 +43,9 @@ class Shared:
             with tempfile.TemporaryFile() as file:
                 fd = os.dup(file.fileno())
         os.ftruncate(fd, size)
+        if hasattr(os, "posix_fallocate"):
+            # Now or not at all: whoever first writes where no memory is left would be killed.
+            os.posix_fallocate(fd, 0, size)
         return cls(fd, size)
 
     def view(self, start: int, size: int) -> memoryview:

@@ -189,7 +189,10 @@ class StateMachine:
             self._enter("damp", time_s, "armed: damping")
         elif order == "stand" and self.held_back:
             self.said.append("not yet: the robot's own controller has not let go of the motors")
-        elif order == "stand" and self.mode in ("damp", "ready", "hold"):
+        elif order == "stand" and self.mode == "hold":
+            # A pose does not balance: on its feet, the robot would fall over, stiff.
+            self.said.append("not while it stands by itself: d damps it first, hold it then")
+        elif order == "stand" and self.mode in ("damp", "ready"):
             self._stand(time_s, state)
         elif order == "go" and self.mode in ("ready", "hold"):
             self._go(time_s, state)
@@ -210,9 +213,10 @@ class StateMachine:
 
     def _go(self, time_s: float, state: RobotState) -> None:
         away = np.abs(state.joint_pos - self.player.start_joint_pos)
-        if away.max() > NEAR_RAD:
+        if not away.max() <= NEAR_RAD:  # true for NaN
+            how = "d damps, then s stands up" if self.mode == "hold" else "s stands up"
             self.said.append(f"not from here: a joint is {away.max():.2f} rad from the first "
-                             f"frame of '{self.player.name}' (s stands up)")  # fmt: skip
+                             f"frame of '{self.player.name}' ({how})")  # fmt: skip
             return
         self.player.runtime.reset()
         self._enter("track", time_s, f"'{self.player.name}'")

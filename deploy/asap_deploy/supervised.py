@@ -11,16 +11,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
 from asap_deploy import handover as requests
 from asap_deploy.errors import InputError
-from asap_deploy.handover import Handover, Post
+from asap_deploy.handover import Handover, Post, own_program
 from asap_deploy.link import LinkSpec
 from asap_deploy.safety import SafetyLimits
-from asap_deploy.supervisor import limits_to_json
+from asap_deploy.supervisor import END_S, limits_to_json
 
 START_S = 15.0
 """A supervisor that has heard no state after this is of no use [s]."""
@@ -58,7 +57,7 @@ class Supervisor:
                   "memory_fd": memory.memory.fd, "memory_size": memory.memory.size,
                   "policy_fd": policy_read}  # fmt: skip
         process = subprocess.Popen(
-            [sys.executable, "-m", "asap_deploy.supervisor", json.dumps(config)],
+            own_program("asap_deploy.supervisor", json.dumps(config)),
             pass_fds=(memory.memory.fd, policy_read, alive_write),
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # a Ctrl-C or a hangup of the terminal is not for it
@@ -110,12 +109,12 @@ class Supervisor:
             now = time.monotonic()
             self.post(Post.of(requests.END, self.handover.joints, now, control_dt))
         try:
-            self.process.wait(3.0)
+            self.process.wait(END_S + 3.0)
         except subprocess.TimeoutExpired:
             problems.append(f"the supervisor (process {self.process.pid}) does not end")
             self.process.terminate()
             try:
-                self.process.wait(2.0)
+                self.process.wait(END_S + 1.0)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

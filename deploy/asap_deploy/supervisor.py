@@ -8,7 +8,7 @@ supervisor is told to end (by a request, or SIGTERM). A fault never goes away by
     core = SupervisorCore(limits)
     command = core.tick(now, link.read_new(), link.stats(now), post, policy_alive=True)
 
-As a process: ``python -m asap_deploy.supervisor CONFIG.json``, started by ``Supervisor`` in
+As a process: ``main`` with one argument, JSON text; started by ``Supervisor`` in
 ``asap_deploy.supervised``.
 """
 
@@ -36,8 +36,9 @@ from asap_deploy.realtime import Histogram, make_realtime
 from asap_deploy.safety import CommandFilter, SafetyLimits, damping_command
 
 PRIORITY = 50
-END_S = 0.3
-"""Damping that is still written when the supervisor is told to end [s]."""
+END_S = 1.5
+"""Damping that is still written when the supervisor is told to end: in that time a robot sinks from
+its feet, and nobody knows what firmware does when commands stop [s]."""
 
 SILENT_S = 600.0
 """A supervisor whose policy is dead leaves when the robot has been silent for so long [s]."""

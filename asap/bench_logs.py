@@ -32,6 +32,7 @@ from asap.inputs import (
 )
 from asap.log_check import LogCheck, check_log
 from asap.planted import NEED_BASE, NOISE, PLANTS, Planted, edited, without_base
+from asap.planted_standing import standing
 from asap.record import RecordConfig, record
 from asap.robot import Robot
 from asap.robot_file import twin_names
@@ -256,9 +257,16 @@ def weaker_motors(source: Sound, rng: np.random.Generator) -> Planted:
     return Planted(_joined(before, after), "gain_change")
 
 
+def weaker_standing(source: Sound, rng: np.random.Generator) -> Planted:
+    """Motors that fall to 50 to 75 % in the middle of a run in which the robot only stands."""
+    log = standing(robot_of(source), Robot.load(source.robot), rng.uniform(0.5, 0.75), rng)
+    return Planted(log, "gain_change")
+
+
 OF_ROBOTS: dict[str, Callable[[Sound, np.random.Generator], Planted]] = {
     "slow_joint": slow_joint,
     "weaker_motors": weaker_motors,
+    "weaker_standing": weaker_standing,
 }
 """Defects that must be recorded, for no sound log can be turned into one that has them."""
 

@@ -22,14 +22,8 @@ from asap.log_check_joint_delay import delay
 from asap.log_check_order import joint_order
 from asap.log_check_step import joint_columns
 from asap.log_check_view import VERDICTS, Finding, Outcome, Verdict, View
-from asap.log_signals import (
-    gain_changes,
-    quantised,
-    saturated,
-    standing_still,
-    stuck,
-    target_copies,
-)
+from asap.log_gains import gain_changes
+from asap.log_signals import quantised, saturated, standing_still, stuck, target_copies
 from asap.log_timing import clock, duplicated_rows, ragged_ends, rate
 from asap.robot import Robot
 from asap_deploy.log import Log

@@ -13,6 +13,7 @@ import numpy as np
 
 from asap.log_check_step import joint_columns
 from asap.log_check_view import Outcome, View, spans, with_channels
+from asap.robot import Robot
 from asap_deploy.rotation import (
     conjugate,
     multiply,
@@ -34,6 +35,10 @@ MIN_TURN = 0.2
 
 _TURN_NOISE, _PUSH_NOISE, _SOLE_NOISE = 0.005, 0.03, 0.02
 """Misses below these are noise, whatever the reading of attitudes [rad]."""
+
+_STANDS_RAD, _FLIGHT_M = 0.05, 0.03
+"""A foot that turned by more pivots or swings [rad]; a lower sole that is higher than usual by more
+has left the floor [m]. Neither knows where the base is."""
 
 _LEAD = 20.0
 """By how much another reading of attitudes must explain the log better (twice log likelihood)."""
@@ -160,29 +165,14 @@ def base_origin(view: View) -> Outcome:
     quat = fields.get("base_quat_wxyz", fields.get("imu_quat_wxyz"))
     if quat is None or not robot.has_free_base:
         return Outcome([])
-    offsets, errors = [], []
-    upright = -projected_gravity(quat)[:, 2] > np.cos(np.radians(FALLEN_DEG))
-    for episode in range(int(view.episodes[-1]) + 1):
-        rows = np.flatnonzero((view.episodes == episode) & upright)
-        if len(rows) < 20:
-            offsets.append(np.zeros(3))
-            errors.append(np.full(3, np.inf))
-            continue
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, 200).astype(int))]
-        body_pos, body_quat = robot.forward_kinematics(
-            np.zeros((len(rows), 3)), quat[rows], view.log.joint_pos[rows][:, columns]
-        )
-        height = robot.sole_clearance(body_pos, body_quat)
-        offset, error = _origin_of(fields["base_pos_w"][rows], quat[rows], body_pos[
-            :, robot.body_index(robot.foot_names)], height)  # fmt: skip
-        offsets.append(offset)
-        errors.append(error)
+    found = [_origin_in(view, robot, columns, episode, quat)
+             for episode in range(int(view.episodes[-1]) + 1)]  # fmt: skip
     size = np.array([
         np.linalg.norm(np.where(np.abs(offset) > 4.0 * error, offset, 0.0))
-        for offset, error in zip(offsets, errors, strict=True)
+        for offset, error in found
     ])  # fmt: skip
     worst = int(size.argmax())
-    told = ", ".join(f"{1e3 * x:.0f}" for x in offsets[worst])
+    told = ", ".join(f"{1e3 * x:.0f}" for x in found[worst][0])
     if size[worst] <= MAX_ORIGIN_M:
         text = "the base is seen where the legs put it"
         return Outcome([view.finding("base_origin", "PASS", text, value=size[worst])])
@@ -194,33 +184,75 @@ def base_origin(view: View) -> Outcome:
     return Outcome([view.finding("base_origin", "WARNING", text, value=size[worst])])
 
 
-def _origin_of(
-    seen: np.ndarray, quat: np.ndarray, foot: np.ndarray, height: np.ndarray
+def _origin_in(
+    view: View, robot: Robot, columns: np.ndarray, episode: int, quat: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Offset (3,) in the base's frame and its standard error [m], from one episode."""
-    lower = height.argmin(axis=1)
-    place = seen + foot[np.arange(len(seen)), lower]
-    turn = to_matrix(quat)
+    """Offset (3,) in the base's frame and its standard error [m]; infinite where nothing tells."""
+    upright = -projected_gravity(quat)[:, 2] > np.cos(np.radians(FALLEN_DEG))
+    rows = np.flatnonzero((view.episodes == episode) & upright)
+    if len(rows) < 20:
+        return np.zeros(3), np.full(3, np.inf)
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, 200).astype(int))]
+    body_pos, body_quat = robot.forward_kinematics(
+        np.zeros((len(rows), 3)), quat[rows], view.log.joint_pos[rows][:, columns]
+    )
+    feet = robot.body_index(robot.foot_names)
+    return _origin_of(
+        view.log.fields["base_pos_w"][rows], quat[rows],
+        (body_pos[:, feet], body_quat[:, feet]), robot.sole_clearance(body_pos, body_quat),
+    )  # fmt: skip
+
+
+def _origin_of(
+    seen: np.ndarray, quat: np.ndarray, feet: tuple[np.ndarray, np.ndarray], height: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Offset (3,) in the base's frame and its standard error [m], from one episode.
+
+    Args:
+        seen: (n, 3) the base's place, as the markers say [m].
+        quat: (n, 4) its attitude.
+        feet: Places (n, F, 3) from the base and attitudes (n, F, 4), both along the world's axes.
+        height: (n, F) of their soles over the base [m].
+    """
+    every, lower = np.arange(len(seen)), height.argmin(axis=1)
+    floor = seen[:, 2] + height.min(axis=1)
+    stands = floor < np.median(floor) + _FLIGHT_M
+    place, turn = seen + feet[0][every, lower], to_matrix(quat)
     # Each stretch on one foot has a place of its own in x and y; the floor is one for all. On two
     # feet the lower one changes with every breath: such rows know the floor alone.
-    stretch = np.concatenate([[0], np.cumsum(np.abs(np.diff(lower)))])
-    keep = np.bincount(stretch)[stretch] >= 10
+    stretch = _stretches(lower, stands, feet[1][every, lower])
+    keep = stands & (np.bincount(stretch)[stretch] >= 10)
     places = np.unique(stretch[keep])
     dummy = (stretch[keep][:, None] == places[None, :]).astype(float)
     flat = turn[keep][:, :2, :2].reshape(-1, 4)
     flat = flat - dummy @ (dummy.T @ flat / np.maximum(dummy.sum(axis=0), 1.0)[:, None])
     if not keep.any() or np.sqrt((flat**2).sum(axis=1).mean()) < MIN_TURN:
         # Feet that slip by millimetres would look like an offset beside: height alone is told.
-        up = (seen[:, 2] + height.min(axis=1)) / turn[:, 2, 2]
+        up = floor[stands] / turn[stands, 2, 2]
         error = max(float(up.std()), 0.001) * np.sqrt(10.0 / len(up))
         return np.array([0.0, 0.0, np.median(up)]), np.array([np.inf, np.inf, error])
-    zero = np.zeros_like(dummy)
-    floor = np.hstack([turn[:, 2], np.zeros((len(seen), 2 * len(places)))])
+    zero, count = np.zeros_like(dummy), 2 * int(keep.sum())
+    upright = np.hstack([turn[stands, 2], np.zeros((int(stands.sum()), 2 * len(places)))])
     table = np.vstack([
-        np.hstack([turn[keep, 0], dummy, zero]), np.hstack([turn[keep, 1], zero, dummy]), floor
+        np.hstack([turn[keep, 0], dummy, zero]), np.hstack([turn[keep, 1], zero, dummy]), upright
     ])  # fmt: skip
-    wanted = np.concatenate([place[keep, 0], place[keep, 1], seen[:, 2] + height.min(axis=1)])
-    return _weighted(table, wanted, np.arange(len(wanted)) < 2 * int(keep.sum()))
+    wanted = np.concatenate([place[keep, 0], place[keep, 1], floor[stands]])
+    return _weighted(table, wanted, np.arange(len(wanted)) < count)
+
+
+def _stretches(lower: np.ndarray, stands: np.ndarray, foot_quat: np.ndarray) -> np.ndarray:
+    """(n,) numbers of stretches in which one foot stands and does not turn.
+
+    A sole that pivots, rolls or swings takes its place with it: 22 cm in a jump with a turn.
+    """
+    numbers, begin = np.zeros(len(lower), dtype=np.intp), 0
+    for row in range(1, len(lower)):
+        same = lower[row] == lower[begin] and stands[row] == stands[begin]
+        # q . q' is the cosine of half the angle between two attitudes.
+        if not same or abs(foot_quat[begin] @ foot_quat[row]) < np.cos(0.5 * _STANDS_RAD):
+            begin = row
+        numbers[row] = numbers[row - 1] + (begin == row)
+    return numbers
 
 
 def _weighted(

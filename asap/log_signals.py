@@ -1,8 +1,8 @@
-"""Channels that do not say what happened: stuck, saturated, coarse, copied; and motors that change.
+"""Channels that do not say what happened: stuck, saturated, coarse, copied.
 
 findings, _ = stuck(view)               # a sensor that repeats itself while the joint moves
+findings, _ = saturated(view)           # one that is cut off, and motors that are at their limit
 findings, _ = target_copies(view)       # a target that is the measurement
-findings, _ = gain_changes(view)        # motors that answer more weakly from some time on
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from asap.log_check_step import one_step_ahead
 from asap.log_check_view import Finding, Outcome, View, listed, spans
 
 STUCK_S = 0.3
@@ -28,21 +27,8 @@ STILL_SPEED = 0.1
 STILL_TARGET = 0.01
 """For so long slower than this, with targets within this: standing still [rad/s], [rad]."""
 
-MIN_GAIN_RATIO = 1.15
-"""A smaller change of the motors' answer is not told from contacts and loads."""
-
-MIN_CERTAINTY, MIN_AGREE = 10.0, 0.7
-"""A change must be so many standard errors, and by weight this share of the joints must go its way:
-friction alone has made more than ten, but of small changes; and not in all joints alike."""
-
-SAME_TARGET = 1e-6
-SETTLED_S, SIDE_S = 1.0, 0.5
-"""Targets that change by less stand still [rad]; joints have settled after this, and are looked at
-for so long at either end [s]."""
-
-MIN_SAG, MIN_SAG_RATIO = 0.01, 1.25
-"""Closer to its target a joint bears no load worth naming [rad]; friction holds joints a little
-apart from one time to the next, not all of them by a quarter."""
+AT_LIMIT = 0.03
+"""Torque so near its motor's limit is at it, as a share: drivers and descriptions round."""
 
 _SENSORS = ("joint_pos", "joint_vel", "imu_ang_vel_b", "imu_lin_acc_b", "torque_est")
 
@@ -67,22 +53,57 @@ def stuck(view: View) -> Outcome:
 
 
 def saturated(view: View) -> Outcome:
-    """Sensors whose largest or smallest number is reached again and again: cut off there."""
-    findings = []
+    """Sensors whose largest or smallest number is reached again and again: cut off there.
+
+    Torque that rests at what the robot's motor can give is no sensor at its end: such rows tell
+    that the motor gave all, and that is said without alarm.
+    """
+    findings, spent = [], {}
     for channel, array in _sensors(view):
-        columns, most = [], 0.0
+        columns, shares, apart = [], [], []
         for column in range(array.shape[1]):
-            share = _share_at_ends(array[:, column])
-            if share > 0.0:
+            ends = _cut_ends(array[:, column])
+            limit = _motor_limit(view, channel, column)
+            if ends and all(_is_limit(end, limit) for end in ends):
+                here = np.abs(array[:, column]) > (1.0 - AT_LIMIT) * limit
+                spent[view.log.joint_names[column]] = float(here.mean())
+            elif ends:
                 columns.append(column)
-                most = max(most, share)
+                shares.append(max(ends.values()))
+                name = view.log.joint_names[column] if np.isfinite(limit) else ""
+                apart += [(name, end, limit) for end in ends if name and not _is_limit(end, limit)]
         if columns:
-            findings.append(_channel_finding(
-                view, "saturated", channel, columns, most,
-                f"is cut off at its largest or smallest value in up to {100.0 * most:.0f} % of the "
-                "rows; widen the range of the sensor, or leave the joint out",
-            ))  # fmt: skip
+            text = _cut_off(max(shares), apart)
+            findings.append(
+                _channel_finding(view, "saturated", channel, columns, max(shares), text)
+            )
+    if spent:
+        text, most = _at_limits(spent), max(spent.values())
+        findings.append(view.finding("saturated", "PASS", text, joints=tuple(spent), value=most))
     return Outcome(findings or [view.finding("saturated", "PASS", "no sensor is at its end")])
+
+
+def _cut_off(share: float, apart: list[tuple[str, float, float]]) -> str:
+    """What to say of a channel; of torque with joints, ends and limits that do not agree."""
+    text = f"is cut off at its largest or smallest value in up to {100.0 * share:.0f} % of the rows"
+    if not apart:
+        return f"{text}; widen the range of the sensor, or leave the joint out"
+    name, end, limit = max(apart, key=lambda one: abs(abs(one[1]) - one[2]))
+    return (
+        f"{text}, {name} at {abs(end):.3g} Nm where the robot's description has a limit of "
+        f"{limit:.3g} Nm: the estimate ends there, or the motor's limit is {abs(end) / limit:.2f} "
+        "times what is described; find out which: widen the range, or set torque_limit"
+    )
+
+
+def _at_limits(spent: dict[str, float]) -> str:
+    """What to say of motors that gave all, with shares of rows."""
+    most = sorted(spent, key=lambda name: -spent[name])
+    told = listed([f"{name} in {100.0 * spent[name]:.0f} % of the rows" for name in most])
+    return (
+        f"motors at their torque limit: {told}; that is no end of a sensor, but there the torque "
+        "was cut off: a fit learns of the limit and not of gains"
+    )
 
 
 def quantised(view: View) -> Outcome:
@@ -147,120 +168,6 @@ def standing_still(view: View) -> Outcome:
     return Outcome([view.finding("standing_still", "WARNING", text, value=total)])
 
 
-def gain_changes(view: View) -> Outcome:
-    """Motors that are told, or seen, to answer with other gains from some time on."""
-    for channel in ("stiffness", "damping"):
-        array = view.log.fields.get(channel)
-        if array is None or array.ndim != 2:
-            continue
-        low, high = array.min(axis=0), array.max(axis=0)
-        columns = np.flatnonzero(high > 1.01 * low + 1e-9)
-        if columns.size:
-            row = int((np.diff(array[:, columns], axis=0) != 0.0).any(axis=1).argmax()) + 1
-            names = view.names(columns)
-            text = (
-                f"{channel} of {listed(names)} changes at {view.at(row)}; replay and fit go by the "
-                "gains in force, and no window goes across the change"
-            )
-            ratio = float((high[columns] / np.maximum(low[columns], 1e-9)).max())
-            return Outcome([view.finding("gain_change", "WARNING", text, joints=names,
-                                         value=ratio)])  # fmt: skip
-    sunk = _sunk(view)
-    return _seen_gains(view) if sunk is None else Outcome([sunk])
-
-
-def _sunk(view: View) -> Finding | None:
-    """Joints that sink under their load, or rise, while every target stands still.
-
-    A motor holds a load at ``load / stiffness`` from its target. Where load and target stay as
-    they are and the distance grows, the stiffness fell: a robot that only stands tells no more.
-    """
-    target = view.log.fields.get("joint_pos_target")
-    if target is None:
-        return None
-    fixed = ~view.breaks & (np.abs(np.diff(target, axis=0)) < SAME_TARGET).all(axis=1)
-    settle = max(1, round(SETTLED_S / view.step_s))
-    for first, last in spans(fixed):
-        rows = slice(first + settle, last + 1)
-        found = _sag_change(view, int(rows.start), np.abs(target[rows] - view.log.joint_pos[rows]))
-        if found is not None:
-            return found
-    return None
-
-
-def _sag_change(view: View, first: int, sag: np.ndarray) -> Finding | None:
-    """Whether distances (n, J) from targets that stand still, from a row on, change."""
-    side = max(1, round(SIDE_S / view.step_s))
-    if len(sag) < 2 * side:
-        return None
-    before, after = np.median(sag[:side], axis=0), np.median(sag[-side:], axis=0)
-    loaded = np.maximum(before, after) > MIN_SAG
-    change = np.abs(after - before) * loaded
-    ratio = float((after @ loaded + 1e-9) / (before @ loaded + 1e-9))
-    changed = int((change > 0.5 * MIN_SAG).sum())
-    if changed < 2 or max(ratio, 1.0 / ratio) < MIN_SAG_RATIO:
-        return None
-    worst = np.argsort(-change)[: min(3, changed)]
-    half = 0.5 * (before + after)[worst[0]]
-    row = first + int(((sag[:, worst[0]] > half) == (after > before)[worst[0]]).argmax())
-    names = view.names(worst)
-    text = (
-        f"while all targets stand still loaded joints come to stand {ratio:.2f} times as far from "
-        f"them, from {view.at(row)}, most of all {listed(names)}: motors became "
-        f"{'weaker' if ratio > 1.0 else 'stronger'}, or a load changed, and no recorded gain says "
-        "so; split the log there and fit the parts apart"
-    )
-    return view.finding("gain_change", "WARNING", text, joints=names, value=1.0 / ratio)
-
-
-def _seen_gains(view: View) -> Outcome:
-    """The share of its torque with which each motor answers, before and after the best split."""
-    ahead = one_step_ahead(view)
-    if ahead is None:
-        return Outcome([])
-    apart = ahead.target - view.log.joint_pos[ahead.rows][:, ahead.columns]
-    pull = np.einsum("wkl,wl->wk", ahead.effect, apart)
-    rest = ahead.vel - ahead.predicted
-    count = len(ahead.rows)
-    best, at, ratio, agree, finest = 0.0, 0, 1.0, 0.0, np.inf
-    for split in range(count // 5, count - count // 5 + 1, max(1, count // 40)):
-        before, after = _slopes(pull[:split], rest[:split]), _slopes(pull[split:], rest[split:])
-        weight = 1.0 / (before[1] ** 2 + after[1] ** 2)
-        changes = after[0] - before[0]
-        change = float((weight * changes).sum() / weight.sum())
-        error = 1.0 / float(np.sqrt(weight.sum()))
-        finest = min(finest, MIN_CERTAINTY * error)
-        if abs(change) / error > best:
-            usual = float((weight * before[0]).sum() / weight.sum())
-            best, at = abs(change) / error, split
-            ratio = (1.0 + usual + change) / max(1.0 + usual, 0.05)
-            agree = float(weight[changes * change > 0.0].sum() / weight.sum())
-    odd = max(ratio, 1.0 / max(ratio, 0.01))
-    if odd < MIN_GAIN_RATIO or best < MIN_CERTAINTY or agree < MIN_AGREE:
-        seen = 100.0 * max(finest, MIN_GAIN_RATIO - 1.0)
-        text = "motors answer alike from beginning to end; "
-        text += (
-            f"a change of them all by less than {seen:.0f} % would not be seen here"
-            if seen < 50.0
-            else "not testable here: they hardly move, only their failing would be seen"
-        )
-        return Outcome([view.finding("gain_change", "PASS", text, value=ratio)])
-    text = (
-        f"from about {view.at(int(ahead.rows[at]))} motors answer {ratio:.2f} times as strongly as "
-        "before, and no recorded gain says so; split the log there and fit the parts apart"
-    )
-    return Outcome([view.finding("gain_change", "WARNING", text, value=ratio)])
-
-
-def _slopes(pull: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much of the pull (W, J) is in what prediction left over, and its standard error (J,)."""
-    pull, rest = pull - pull.mean(axis=0), rest - rest.mean(axis=0)
-    power = (pull**2).sum(axis=0) + 1e-6
-    slope = (pull * rest).sum(axis=0) / power
-    noise = np.sqrt(((rest - slope * pull) ** 2).mean(axis=0) + 0.03**2)
-    return slope, noise / np.sqrt(power)
-
-
 def _sensors(view: View) -> Iterator[tuple[str, np.ndarray]]:
     """Measured channels by name, with columns."""
     for channel in _SENSORS:
@@ -304,8 +211,8 @@ def _stuck_for(view: View, channel: str, column: int) -> float:
     for first, last in long:
         length = float((last - first) * view.step_s)
         at_end = array[first] in (array.min(), array.max()) and length < 3.0 * STUCK_S
-        if length < STUCK_S:
-            continue
+        if length < STUCK_S or _is_limit(array[first], _motor_limit(view, channel, column)):
+            continue  # a motor that gives all gives the same
         alone = fine and elsewhere < 0.02 and not at_end
         if alone or _moves_meanwhile(view, channel, column, first, last + 1):
             longest = max(longest, length)
@@ -328,19 +235,32 @@ def _moves_meanwhile(view: View, channel: str, column: int, first: int, last: in
     return False
 
 
-def _share_at_ends(array: np.ndarray) -> float:
-    """Share of rows at the largest or smallest number, if they are cut off there; else 0."""
+def _cut_ends(array: np.ndarray) -> dict[float, float]:
+    """The smallest and largest number, where a column is cut off there, and the share of rows."""
     values, counts = np.unique(array, return_counts=True)
     if len(values) < 0.3 * len(array):
-        return 0.0  # coarse: an end is often reached
-    share = 0.0
+        return {}  # coarse: an end is often reached
+    ends = {}
     for here, beside in ((0, slice(1, 4)), (-1, slice(-4, -1))):
         at_end = array == values[here]
         # Not one long run (that is a stuck sensor), and far more than at the numbers beside.
         repeats = int((at_end[1:] & at_end[:-1]).sum())
         if counts[here] >= 5 and repeats >= 3 and counts[here] > 3 * counts[beside].max():
-            share = max(share, counts[here] / len(array))
-    return share
+            ends[float(values[here])] = float(counts[here]) / len(array)
+    return ends
+
+
+def _motor_limit(view: View, channel: str, column: int) -> float:
+    """What the motor behind a column of torques can give [Nm]; inf where that is not known."""
+    name = view.log.joint_names[column] if channel == "torque_est" else ""
+    if view.robot is None or name not in view.robot.joint_names:
+        return np.inf
+    return float(view.robot.torque_limit[view.robot.joint_names.index(name)])
+
+
+def _is_limit(end: float, limit: float) -> bool:
+    """Whether a number is the torque limit, of either sign."""
+    return bool(np.isfinite(limit)) and abs(abs(end) - limit) <= AT_LIMIT * limit
 
 
 def _quantum(array: np.ndarray) -> float:

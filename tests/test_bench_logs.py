@@ -17,11 +17,16 @@ from asap.bench_logs import (
     SweepConfig,
     plant,
     recorded,
+    robot_of,
     sound_logs,
     sweep,
 )
 from asap.cli_bench_logs import BenchLogs
+from asap.log_check_view import View
+from asap.log_gains import gain_changes
 from asap.planted import PLANTS
+from asap.planted_standing import standing
+from asap.robot import Robot
 from asap.shipped import POLICIES_FOLDER
 from asap_deploy.errors import InputError
 
@@ -89,9 +94,33 @@ def test_a_sweep_counts_and_the_command_shows_it(tmp_path: Path) -> None:
     assert "kept: 95% of what is testable named" in str(outcome.shown[-1])
 
 
+@pytest.mark.parametrize("twin", ["", "worn"])
+def test_a_robot_that_stands_sinks_when_its_motors_weaken_and_no_target_or_gain_tells(
+    twin: str,
+) -> None:
+    told, source = Robot.load("g1"), SOUND._replace(twin=twin)
+    planted = plant("weaker_standing", [source], 0, 5)[1]
+    log, half = planted.log, len(planted.log.time_s) // 2
+    assert planted.finding == "gain_change" and not planted.joints
+    assert not np.ptp(log.fields["joint_pos_target"], axis=0).any()
+    np.testing.assert_array_equal(log.fields["stiffness"], 3.0 * told.stiffness)
+    # It stood, and stands: what sinks is the knees, under a weight of half the robot each.
+    sag = np.abs(log.fields["joint_pos_target"] - log.joint_pos)
+    knee = told.joint_names.index("left_knee_joint")
+    before, after = sag[half - 25 : half, knee].mean(), sag[-25:, knee].mean()
+    assert 1.2 < after / before < 3.0 and np.abs(log.fields["joint_vel"][-25:]).mean() < 0.05
+    (found,) = gain_changes(View(log=log, robot=told)).findings
+    assert found.verdict == "WARNING" and found.value < 0.8
+    # The control: the same without the fall.
+    robot = robot_of(source)
+    sound = standing(robot, told, 1.0, np.random.default_rng(0))
+    (found,) = gain_changes(View(log=sound, robot=told)).findings
+    assert found.verdict == "PASS" and "no target changes" in found.text
+
+
 def test_an_unknown_class_is_refused_with_a_suggestion() -> None:
     with pytest.raises(InputError, match=r"no defect 'swaped_joints' \(did you mean 'swapped_"):
         SweepConfig(classes=("swaped_joints",))
-    assert {"slow_joint", "weaker_motors", "rate"} <= set(CLASSES)
+    assert {"slow_joint", "weaker_motors", "weaker_standing", "rate"} <= set(CLASSES)
     with pytest.raises(InputError, match="twin 'nobody'"):
         sweep(SweepConfig(twins=("nobody",), classes=("rate",), instances=1))

@@ -87,6 +87,23 @@ def test_mean_is_weighted_by_frames_and_the_interval_covers_the_truth() -> None:
     assert 176 <= covered <= 200  # 95 % of 200 is 190; a bootstrap of 40 covers a little less
 
 
+def test_the_interval_of_two_episodes_is_students_and_covers_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    # Means 1 and 3 with 1 and 3 frames: 10 / 4 = 2.5. Their scatter s is sqrt(2), the weights are
+    # 1/4 and 3/4, and t with one degree of freedom is tan(0.95 * 90 deg) = 12.7062:
+    # 12.7062 * 1.41421 * sqrt(1 + 9) / 4 = 14.206.
+    figure = bootstrap_ratio(np.array([1.0, 9.0]), np.array([1.0, 3.0]), rng)
+    assert figure.value == pytest.approx(2.5)
+    assert (figure.low, figure.high) == pytest.approx((2.5 - 14.206, 2.5 + 14.206), abs=1e-3)
+    covered = 0
+    for _ in range(400):
+        two = bootstrap_ratio(rng.normal(5.0, 1.0, 2) * [2.0, 3.0], np.array([2.0, 3.0]), rng)
+        covered += two.low <= 5.0 <= two.high
+    assert 360 <= covered <= 396  # 95 % of 400 is 380; drawing the two anew covered 200
+    same = bootstrap_ratio(np.zeros(2), np.ones(2), rng)
+    assert same == (0.0, 0.0, 0.0)  # a replay without an error has none
+
+
 def test_one_episode_has_no_interval_and_none_has_no_value() -> None:
     rng = np.random.default_rng(0)
     one = bootstrap_ratio(np.array([3.0]), np.array([2.0]), rng)

@@ -21,6 +21,7 @@ from asap import __version__, results
 from asap.align_config import AlignConfig, Task, Watch
 from asap.align_judge import Judging, judged
 from asap.correction import Correction
+from asap.delta_doubt import Doubt, doubted
 from asap.evaluate import Case
 from asap.finetune import CONTROLS, CORRECTED, DELTA, FITTED, UNTOUCHED, Arm, arms, trainer_of
 from asap.fit import Fitted, fit
@@ -82,6 +83,8 @@ def align(
     """
     if (truth is None) == (not logs):
         raise InputError("give a twin that plays the robot, or logs of the robot")
+    if truth is None and not config.corrected:
+        raise InputError("what is trained without a correction is judged on a twin: give one")
     if truth is None and config.rounds > 1:
         raise InputError("another round needs logs of the new policy: record them, and align again")
     return _Run(robot, tasks, config, folder, truth, logs, watch or Watch()).all()
@@ -97,6 +100,7 @@ class _Run:
         self.robot, self.config, self.folder, self.truth = robot, config, folder, truth
         self.given, self.watch, self.tasks = logs, watch, tasks
         self.stages = Stages(folder, watch.stage)
+        self.doubt = config.doubt or Doubt()
         self.base = {"toolkit": __version__, "robot": robot.name, "seed": config.seed,
                      "facts": results.file_sha256(robot.folder)}  # fmt: skip
         self.logs: list[Log] = []
@@ -107,24 +111,8 @@ class _Run:
         """Every stage."""
         started = time.perf_counter()
         start = {task.clip.name: self._start(task) for task in self.tasks}
-        policies, rounds, correction = dict(start), [], None
-        arms_of: dict[str, dict[str, Policy]] = {}
-        for number in range(1, self.config.rounds + 1):
-            found, correction = self._learn(number, policies)
-            last = number == self.config.rounds
-            delta = self._delta_alone(number, found, correction) if last else None
-            found["finetune"] = {}
-            for task in self.tasks if not correction.empty else ():
-                name = task.clip.name
-                trained, told = self._finetune(
-                    number, task, policies[name], start[name], correction, delta, controls=last
-                )
-                found["finetune"][name] = told
-                policies[name] = trained[CORRECTED]
-                arms_of[name] = trained
-            rounds.append(found)
-        assert correction is not None, "there is a round at least"
-        judge = self.truth or correction.robot(self.robot)
+        rounds, arms_of, correction = self._rounds(start)
+        judge = self.truth or (correction.robot(self.robot) if correction else self.robot)
         content = {
             "robot": self.robot.name,
             "truth": None if self.truth is None else self.truth.name,
@@ -142,6 +130,30 @@ class _Run:
         head = results.envelope("align", seed=self.config.seed, inputs=inputs, wall_s=wall_s)
         results.write_json(self.folder / RESULT, head | content)
         return head | dict(results.plain(content))
+
+    def _rounds(
+        self, start: Mapping[str, Policy]
+    ) -> tuple[list[dict[str, Any]], dict[str, dict[str, Policy]], Correction | None]:
+        """How each round went, the policies of the last by motion and arm, its correction."""
+        policies, rounds, correction = dict(start), [], None
+        arms_of: dict[str, dict[str, Policy]] = {}
+        for number in range(1, self.config.rounds + 1):
+            found: dict[str, Any] = {"number": number}
+            if self.config.corrected:
+                found, correction = self._learn(number, policies)
+            last = number == self.config.rounds
+            delta = self._delta_alone(number, found, correction) if last else None
+            found["finetune"] = {}
+            for task in self.tasks if correction is None or not correction.empty else ():
+                name = task.clip.name
+                trained, told = self._finetune(
+                    number, task, policies[name], start[name], correction, delta, controls=last
+                )
+                found["finetune"][name] = told
+                policies[name] = trained.get(CORRECTED, policies[name])
+                arms_of[name] = trained
+            rounds.append(found)
+        return rounds, arms_of, correction
 
     def _motions(self) -> dict[str, Any]:
         return {
@@ -257,14 +269,14 @@ class _Run:
         return self.stages.do(f"{name}/replay", self.base | {"logs": self.log_hashes}, make)
 
     def _delta_alone(
-        self, number: int, found: dict[str, Any], correction: Correction
+        self, number: int, found: dict[str, Any], correction: Correction | None
     ) -> Correction | None:
         """The control that identifies nothing, fitted to the same logs; None where not asked for.
 
         ``found`` of the round is told how that fit ended: one that was refused has no arm.
         """
-        wanted = self.config.controls and DELTA in (self.config.arms or CONTROLS)
-        if not wanted or not correction.parameters:  # without parameters it is one itself
+        # A correction without parameters is one itself.
+        if not self.config.delta_alone or correction is None or not correction.parameters:
             return None
         name = f"round{number}/{DELTA}"
         found[DELTA] = self._fit(name, dataclasses.replace(self.config.fit, method="delta"))
@@ -291,8 +303,8 @@ class _Run:
         return [{"motion": name, "tells": gain} for name, gain in found]
 
     def _finetune(
-        self, number: int, task: Task, policy: Policy, first: Policy, correction: Correction,
-        delta: Correction | None, *, controls: bool,
+        self, number: int, task: Task, policy: Policy, first: Policy,
+        correction: Correction | None, delta: Correction | None, *, controls: bool,
     ) -> tuple[dict[str, Policy], dict[str, Any]]:  # fmt: skip
         """Policies by arm, and how their training went."""
         config = dataclasses.replace(
@@ -309,7 +321,9 @@ class _Run:
             name = f"round{number}/finetune/{task.clip.name}/{arm.name}"
             begin, how = (policy, config) if ours else (first, longer)
             told[arm.name] = self._train(name, arm, task, begin, how)
-            trained[arm.name] = load_policy(self.folder / name / POLICY)
+            # Where nothing was kept: the start itself, not as it was exported again.
+            kept = load_policy(self.folder / name / POLICY)
+            trained[arm.name] = kept if told[arm.name]["changed"] else begin
         return trained, told
 
     def _train(
@@ -319,7 +333,8 @@ class _Run:
 
         def make(folder: Path) -> dict[str, Any]:
             again = (folder / CHECKPOINT).exists()
-            trainer = trainer_of(arm, task.clip, policy, config, folder, resume=again)
+            where = doubted(arm, self.doubt, seed=config.seed)
+            trainer = trainer_of(where, task.clip, policy, config, folder, resume=again)
             made = self.watch.train(trainer)
             if made.interrupted:
                 raise KeyboardInterrupt
@@ -336,7 +351,10 @@ class _Run:
             "arm": [arm.name, arm.robot.name, arm.env],
             "fit": [self.log_hashes, self.config.fit] if arm.name in FITTED else None,
         }
-        return self.stages.do(name, self.base | depends, make)
+        if arm.robot.learned is None or self.doubt.none:
+            return self.stages.do(name, self.base | depends, make)
+        doubt = {"doubt": results.plain(self.doubt)}
+        return self.stages.do(name, self.base | depends | doubt, make) | doubt
 
     def _judge(
         self, judge: Robot, start: Mapping[str, Policy],

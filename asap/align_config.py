@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from asap.finetune import CONTROLS, FINETUNE, Finetuned, finetune
+from asap.finetune import CONTROLS, DELTA, FINETUNE, WITHOUT_FIT, Finetuned, finetune
 from asap.fit_methods import FitConfig
 from asap.inputs import OpenedMotion
 from asap.record import RecordConfig
@@ -18,6 +18,12 @@ from asap.train import Trainer
 from asap.training_run import TrainConfig
 from asap_deploy.errors import InputError
 from asap_deploy.policy import Policy
+
+if TYPE_CHECKING:
+    from asap.delta_doubt import Doubt
+
+NOTHING_LEARNED = ("identify", "grid")
+"""Methods of a fit that find parameters alone."""
 
 
 class Task(NamedTuple):
@@ -43,10 +49,15 @@ class AlignConfig:
     alone, and on the robot."""
     arms: tuple[str, ...] = ()
     """Controls to train, of `CONTROLS`; all by default."""
+    corrected: bool = True
+    """Collect, fit, and train in the corrected simulator; without, only controls that need none of
+    it are trained: nothing is recorded and nothing is fitted."""
     judge_episodes: int = 256
     """Noisy episodes by which policies are compared at the end."""
     fit: FitConfig = field(default_factory=FitConfig)
     """How the correction is fitted."""
+    doubt: Doubt | None = None
+    """How far a learned offset is believed in training; by default as it was fitted."""
     train: TrainConfig = FINETUNE
     """How policies are trained on."""
     pretrain: TrainConfig = field(default_factory=TrainConfig)
@@ -64,6 +75,30 @@ class AlignConfig:
         for arm in self.arms:
             if arm not in CONTROLS:
                 raise InputError(f"no control is called '{arm}'; there are {', '.join(CONTROLS)}")
+        doubts = self.doubt is not None and not self.doubt.none
+        if doubts and self.fit.method in NOTHING_LEARNED and not self.delta_alone:
+            raise InputError(
+                f"doubt is of learned offsets: a fit with method '{self.fit.method}' learns none"
+            )
+        if not self.corrected:
+            self._check_without_fit()
+
+    @property
+    def delta_alone(self) -> bool:
+        """Whether the control with an offset that is learned without identification is wanted."""
+        return self.controls and DELTA in (self.arms or CONTROLS)
+
+    def _check_without_fit(self) -> None:
+        """Refuse arms that need a fit, and a run that would train nothing."""
+        if not self.controls:
+            raise InputError("without the corrected simulator and without controls nothing would "
+                             "be trained")  # fmt: skip
+        needy = [arm for arm in self.arms if arm not in WITHOUT_FIT]
+        if needy:
+            raise InputError(
+                f"without the corrected simulator there is no fit that {', '.join(needy)} could "
+                f"depend on; there are {', '.join(WITHOUT_FIT)}"
+            )
 
 
 class Watch:

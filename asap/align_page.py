@@ -67,6 +67,8 @@ RESULT = "align.json"
 _PICTURES_BYTES = 1_800_000
 """Of all pictures of a page together; base64 makes a third more of it."""
 _REPLAYED = {JOINT: "Joint error [deg]", BODY: "Position error [mm]"}
+_UNKNOWN = {JOINT: "", BODY: ": the logs do not say where the base was"}
+"""Why a replayed error may be absent."""
 _MEASURED = (
     ("finishes", "closed_loop", SUCCESS, ""),
     ("distance to the clip [mm]", "closed_loop", BODY, ""),
@@ -210,7 +212,10 @@ def _gap(found: Mapping[str, Any], *, draw: bool) -> list[Block]:
             if any(interval(arms[arm], h, metric) for h in names)
         ]
         bands = [_band(mapping(facts, "bands", h, metric), metric) for h in names]
-        rows += [["9 of 10 are below", *bands]] if set(bands) != {MISSING} and rows else []
+        if not rows:
+            blocks.append(Text(f"{label}: {MISSING}{_UNKNOWN[metric]}."))
+            continue
+        rows += [["9 of 10 are below", *bands]] if set(bands) != {MISSING} else []
         table = Table(label, ["", *(f"{h} s" for h in names)], rows, key)
         blocks.append(
             _beside(gap_chart(facts, metric, label, after=after) if draw else None, table)

@@ -30,6 +30,7 @@ from asap.cli_common import (
 from asap.cli_logs import ReplayLogs
 from asap.cli_progress import watched
 from asap.cli_train import overlaid
+from asap.delta_doubt import Doubt
 from asap.finetune import CORRECTED, FINETUNE, Finetuned, beginning, finetune
 from asap.fit import checked
 from asap.fit_methods import FitConfig
@@ -39,7 +40,7 @@ from asap.metrics import Interval
 from asap.record import RecordConfig
 from asap.robot import Robot
 from asap.tracking import StartNoise
-from asap.train import Trainer
+from asap.train import POLICY, Trainer
 from asap.training_run import TrainConfig
 from asap_deploy.errors import InputError
 from asap_deploy.npz import write_file
@@ -59,7 +60,8 @@ class Align(Common):
 
     draws: ClassVar[bool] = True
     motion: tuple[Path, ...]
-    """Clips: files of any known format, or names of clips of ours."""
+    """Clips: files of any known format, or names of clips of ours. A CSV does not say its rate and
+    is taken as 30 Hz: where that is wrong, `asap motions convert --fps` first."""
     policy: tuple[Path, ...] = ()
     """ONNX files, one for each clip; without, policies are trained first."""
     robot: str = "g1"
@@ -69,7 +71,7 @@ class Align(Common):
     logs: tuple[Path, ...] = ()
     """Logs of a real robot, of any known format."""
     columns: Path | None = None
-    """Column map (TOML) of foreign logs: see real_logs/columns."""
+    """Column map (TOML) of foreign logs: see real_logs/columns/README.md."""
     start_noise: StartNoise = "paper"
     """Starts that are trained and judged: none (at rest in the first frame), small, paper."""
     rounds: int = 1
@@ -89,6 +91,8 @@ class Align(Common):
     """Every setting of recording on --truth."""
     fit: FitConfig = field(default_factory=FitConfig)
     """Every setting of the fit."""
+    doubt: Doubt = field(default_factory=Doubt)
+    """How far a learned offset is believed in training."""
     pretrain: TrainConfig = field(default_factory=TrainConfig)
     """Every setting of training where there is no policy."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -108,6 +112,7 @@ class Align(Common):
         config = AlignConfig(
             collect=self.collect, rounds=self.rounds, controls=self.controls, fit=self.fit,
             judge_episodes=self.episodes, seed=self.seed, pretrain=self.pretrain,
+            doubt=self.doubt,
             train=beginning(overlaid(FINETUNE, self.train, TrainConfig()), self.start_noise),
             threads=self.train.threads,
         )  # fmt: skip
@@ -128,7 +133,10 @@ class Align(Common):
         inputs += [task.file for task in tasks if task.file is not None]
         accepted = all(one["fit"]["accepted"] for one in found["rounds"])
         facts = {**found, "run_dir": out, "result": out / RESULT, "page": out / PAGE}
-        return Outcome(result=facts, shown=_tables(found, out), inputs=inputs,
+        shown = _tables(found, out)
+        if not self.doubt.none and not _arms(found, "doubt"):
+            shown.append("--doubt changed nothing: no arm has a learned offset")
+        return Outcome(result=facts, shown=shown, inputs=inputs,
                        status=DONE if accepted else CHECK_FAILED)  # fmt: skip
 
     def _tasks(self, robot: Robot) -> list[Task]:
@@ -146,14 +154,21 @@ class Align(Common):
     def _record_first(self, tasks: list[Task], out: Path) -> Outcome:
         """Say what to record on a real robot."""
         lines = ["There is no log yet. Record these on the robot, several times each:"]
+        files = []
         for task in tasks:
-            if task.policy is None:
-                lines.append(f"  asap pretrain --motion {task.clip.path}     # a policy first")
-                continue
             file = out / "start" / f"{task.clip.name}.onnx"
-            write_file(file, task.policy.data)
-            lines.append(f"  asap-deploy run {file} --link unitree --record {task.clip.name}.mcap")
-        lines.append(f"then give the same command with --logs FILE ... --out {out}")
+            if task.policy is None:
+                folder = out / "pretrain-first" / task.clip.name
+                file = folder / POLICY
+                lines.append(f"  asap pretrain --robot {self.robot} --motion {task.clip.path} "
+                             f"--out {folder}    # a policy first")  # fmt: skip
+            else:
+                write_file(file, task.policy.data)
+            files.append(str(file))
+            lines.append(f"  asap-deploy run {file} --link unitree --record {task.clip.name}.mcap"
+                         f"    # {task.clip.motion.duration_s:.1f} s")  # fmt: skip
+        given = "" if self.policy else f"--policy {' '.join(files)} "
+        lines.append(f"then give the same command with {given}--logs FILE ... --out {out}")
         return Outcome(result={"run_dir": out, "record": lines}, shown=["\n".join(lines)])
 
 
@@ -205,10 +220,17 @@ class Shown(Watch):
         self._console = Console(stderr=True, quiet=quiet)
         self._quiet = quiet
         self._bar: Bar | None = None
+        self._stopped = False
 
     def stage(self, name: str, reused: bool) -> None:
-        """A line a stage, with a bar where somebody watches."""
+        """A line a stage, with a bar where somebody watches.
+
+        Raises:
+            KeyboardInterrupt: If somebody asked to stop when a training was all but done.
+        """
         self._end_bar()
+        if self._stopped:
+            raise KeyboardInterrupt
         self._console.print(f"{name}{': done before' if reused else ''}", highlight=False)
 
     def fraction(self, part: float) -> None:
@@ -225,12 +247,16 @@ class Shown(Watch):
     def train(self, trainer: Trainer) -> Finetuned:
         """Train with an estimate and live figures."""
         with watched(trainer, quiet=self._quiet) as (watch, stopped):
-            return finetune(trainer, watch=watch, stopped=stopped)
+            made = finetune(trainer, watch=watch, stopped=stopped)
+            self._stopped = stopped()
+            return made
 
     def pretrain(self, trainer: Trainer) -> bool:
         """The same from nothing."""
         with watched(trainer, quiet=self._quiet) as (watch, stopped):
-            return not trainer.run(watch, stopped).interrupted
+            finished = not trainer.run(watch, stopped).interrupted
+            self._stopped = stopped()
+            return finished
 
     def _end_bar(self) -> None:
         if self._bar is not None:
@@ -265,6 +291,12 @@ def _tables(found: Mapping[str, Any], out: Path) -> list[RenderableType]:
     return [*shown, f"page: {out / PAGE}    figures: {out / RESULT}"]
 
 
+def _arms(found: Mapping[str, Any], key: str) -> list[str]:
+    """Arms of whose training something is told."""
+    return [arm for one in found["rounds"] for arms in one["finetune"].values()
+            for arm, told in arms.items() if key in told]  # fmt: skip
+
+
 def _gain(found: Mapping[str, Any], name: str, arm: str) -> str:
     gain = found["gain"].get(name, {}).get(arm)
     return "" if gain is None else figure(gain["cost_mm"], 0)
@@ -275,4 +307,4 @@ def figure(entry: Mapping[str, float | None], digits: int) -> str:
     nan = float("nan")
     numbers = [nan if entry[key] is None else float(entry[key] or 0.0)
                for key in ("value", "low", "high")]  # fmt: skip
-    return show(Interval(*numbers), digits)
+    return show(Interval(*(round(one, digits) + 0.0 for one in numbers)), digits)  # never -0

@@ -49,6 +49,8 @@ CONTROLS = (NOMINAL, NOISY, RANDOMIZED, IDENTIFIED, DELTA, ORACLE)
 """What a gain is compared with."""
 FITTED = (CORRECTED, IDENTIFIED, NOISY, DELTA)
 """Where a policy is trained on that depends on the fit."""
+WITHOUT_FIT = tuple(name for name in CONTROLS if name not in FITTED)
+"""Controls that need no log."""
 
 FINETUNE = TrainConfig(
     steps=500_000,
@@ -186,14 +188,14 @@ def finetune(
 
 
 def arms(
-    robot: Robot, correction: Correction, env: EnvConfig, *, controls: bool, truth: Robot | None,
-    only: Collection[str] = CONTROLS, delta: Correction | None = None,
+    robot: Robot, correction: Correction | None, env: EnvConfig, *, controls: bool,
+    truth: Robot | None, only: Collection[str] = CONTROLS, delta: Correction | None = None,
 ) -> list[Arm]:  # fmt: skip
     """The corrected simulator, and what a gain there must be compared with at equal budget.
 
     Args:
         robot: The model.
-        correction: What a fit says about it.
+        correction: What a fit says about it; None for the controls that need no fit.
         env: Of the fine-tuning.
         controls: Also the model itself, random noise of the correction's size on the targets,
             ordinary randomisation, and the parameters alone where the correction has learned more.
@@ -205,23 +207,25 @@ def arms(
     Raises:
         InputError: If ``delta`` is no such offset.
     """
-    found = [_corrected(robot, correction, env)]
+    first = [] if correction is None else [_corrected(robot, correction, env)]
     if not controls:
-        return found
-    noisy = dataclasses.replace(env, target_noise=correction.size_rad(robot))
-    found += [
+        return first
+    found = [
         Arm(NOMINAL, robot),
-        Arm(NOISY, robot, noisy),
         Arm(RANDOMIZED, robot, dataclasses.replace(env, randomize=RANDOMIZATION)),
     ]
-    if correction.learned is not None and correction.parameters:
-        alone = dataclasses.replace(correction, learned=None)
-        found.append(Arm(IDENTIFIED, alone.robot(robot)))
+    if correction is not None:
+        noisy = dataclasses.replace(env, target_noise=correction.size_rad(robot))
+        found.append(Arm(NOISY, robot, noisy))
+        if correction.learned is not None and correction.parameters:
+            alone = dataclasses.replace(correction, learned=None)
+            found.append(Arm(IDENTIFIED, alone.robot(robot)))
     if delta is not None and not delta.empty:
         found.append(Arm(DELTA, learned_alone(delta).robot(robot)))
     if truth is not None:
         found.append(Arm(ORACLE, truth))
-    return [found[0], *(arm for arm in found[1:] if arm.name in only)]
+    wanted = [arm for arm in found if arm.name in only]
+    return [*first, *sorted(wanted, key=lambda arm: CONTROLS.index(arm.name))]
 
 
 def learned_alone(correction: Correction) -> Correction:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,22 +16,29 @@ import numpy as np
 import pytest
 
 from asap import align as loop
+from asap import cli_align
+from asap import learned as learning
 from asap.align import LogRefused, align
 from asap.align_config import AlignConfig, Task, Watch
 from asap.align_judge import gains
+from asap.align_page import html_page, markdown_page
 from asap.cli import main
+from asap.cli_align import Shown, figure
 from asap.correction import Correction
+from asap.delta_doubt import Doubt, DoubtedLearned
 from asap.delta_fit import DeltaConfig
 from asap.evaluate import Case, EvaluateConfig, evaluate
-from asap.finetune import FINETUNE
+from asap.finetune import FINETUNE, Arm
 from asap.fit_methods import FitConfig
 from asap.inputs import open_motion, open_policy
+from asap.learned import LearnedContract
 from asap.log_import import OpenedLog
 from asap.parameter_search import IdentifyConfig
 from asap.record import RecordConfig, record
 from asap.robot import Robot
-from asap.stages import Stages
+from asap.stages import BEGUN_FILE, Stages
 from asap.train import POLICY
+from asap.training_run import CHECKPOINT
 from asap_deploy.errors import InputError
 from asap_deploy.golden import load_policy
 from asap_deploy.log import Log
@@ -37,6 +46,7 @@ from asap_deploy.npz import write_file
 
 ROOT = Path(__file__).parents[1]
 POLICIES = ROOT / "policies" / "g1"
+CLIP = ROOT / "motions" / "g1" / "squat.npz"
 TINY = dataclasses.replace(
     FINETUNE, steps=64, num_envs=16, episodes=2, save_every=1, evaluate_every=99,
     ppo=dataclasses.replace(FINETUNE.ppo, horizon=4, minibatches=2, critic_warmup=1),
@@ -141,6 +151,23 @@ def test_the_loop_runs_from_policies_to_a_judgement_and_then_does_nothing_twice(
     assert last.ran == ["judged/squat"]
 
 
+def test_where_nothing_was_kept_the_start_itself_is_judged_and_figures_have_no_minus_zero(
+    robot: Robot, tasks: list[Task], tmp_path: Path
+) -> None:
+    class Kept(loop._Run):
+        def _train(self, name, arm, task, policy, config):
+            write_file(self.folder / name / POLICY, (POLICIES / "wave.onnx").read_bytes())
+            return {"changed": arm.name == "nominal"}
+
+    config = dataclasses.replace(SHORT, controls=True, corrected=False)
+    run = Kept(robot, tasks[:1], config, tmp_path, Robot.load("g1@worn"), (), Watch())
+    start = tasks[0].policy
+    assert start is not None
+    trained, _ = run._finetune(1, tasks[0], start, start, None, None, controls=True)
+    assert trained["oracle"] is start and trained["nominal"].sha256 != start.sha256
+    assert figure({"value": -0.2, "low": -0.4, "high": 1.0}, 0) == "0 [0, 1]"
+
+
 def test_rounds_go_on_from_the_new_policy_and_controls_get_the_budget_of_all(
     robot: Robot, tasks: list[Task], tmp_path: Path
 ) -> None:
@@ -175,6 +202,62 @@ def test_rounds_go_on_from_the_new_policy_and_controls_get_the_budget_of_all(
         ("round2/finetune/squat/nominal", old, 128),
     ]
     assert found["arms"] == {"squat": ["corrected", "nominal"]} and len(found["rounds"]) == 2
+
+
+def test_without_the_corrected_arm_nothing_is_recorded_or_fitted(
+    robot: Robot, tasks: list[Task], tmp_path: Path
+) -> None:
+    trained = []
+
+    class Known(loop._Run):
+        def _learn(self, number, policies):
+            raise AssertionError("no log, no fit")
+
+        def _train(self, name, arm, task, policy, config):
+            trained.append((name, arm.robot.name))
+            write_file(self.folder / name / POLICY, policy.data)
+            return {"changed": False}
+
+        def _judge(self, judge, start, arms_of):
+            return {"judge": judge.name, "arms": list(arms_of["squat"])}
+
+    def run(arms: tuple[str, ...]) -> dict[str, object]:
+        config = dataclasses.replace(SHORT, controls=True, corrected=False, arms=arms)
+        worn = Robot.load("g1@worn")
+        return Known(robot, tasks[:1], config, tmp_path, worn, (), Watch()).all()
+
+    found = run(("oracle",))
+    assert trained == [("round1/finetune/squat/oracle", "g1@worn")]
+    assert found["judge"] == "g1@worn" and found["arms"] == ["oracle"]
+    assert found["rounds"] == [{"number": 1, "finetune": {"squat": {"oracle": {"changed": False}}}}]
+    html_page(found, tmp_path)  # such a run has a page too
+    assert run(())["arms"] == ["nominal", "randomized", "oracle"]
+
+
+def test_doubt_reaches_the_training_and_its_key_but_not_arms_without_a_learned_offset(
+    robot: Robot, tasks: list[Task], tmp_path: Path
+) -> None:
+    joints = len(robot.joint_names)
+    contract = LearnedContract(robot_name="g1", joint_names=robot.joint_names, acts_on="target",
+                               bound=(0.1,) * joints, trusted=1e6, lost=2e6)  # fmt: skip
+    size = 3 * joints + 6
+    offset = learning.linear(np.zeros((joints, size + 1)), contract, mean=np.zeros(size),
+                             std=np.ones(size), sliding=np.zeros(joints),
+                             sliding_speed=0.3)  # fmt: skip
+    seen = []
+
+    class Told(Watch):
+        def train(self, trainer):
+            seen.append(trainer.env.robot.learned)
+            raise KeyboardInterrupt
+
+    config = dataclasses.replace(SHORT, fit=FitConfig(), doubt=Doubt(without=0.5))
+    run = loop._Run(robot, tasks[:1], config, tmp_path, Robot.load("g1@worn"), (), Told())
+    assert tasks[0].policy is not None
+    for arm in (Arm("corrected", robot.with_(learned=offset)), Arm("nominal", robot)):
+        with pytest.raises(KeyboardInterrupt):
+            run._train(f"one/{arm.name}", arm, tasks[0], tasks[0].policy, TINY)
+    assert isinstance(seen[0], DoubtedLearned) and seen[1] is None
 
 
 def test_a_fit_that_kept_nothing_says_which_motion_to_record(
@@ -267,6 +350,37 @@ def test_a_robot_without_logs_is_told_what_to_record(
     assert "asap-deploy run" in said and "--logs FILE" in said
     load_policy(tmp_path / "run" / "start" / "squat.onnx")
     assert main([*words, "--policy", "a.onnx", "b.onnx"]) == 2
+    capsys.readouterr()
+    first = tmp_path / "run" / "pretrain-first" / "squat"
+    assert main(["align", "--motion", "squat", "--robot", "g1:23dof", "--out", words[-1]]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"asap pretrain --robot g1:23dof --motion {CLIP} --out {first} # a policy" in said
+    assert f"--policy {first / POLICY} --logs FILE" in said
+
+
+def test_the_page_of_logs_without_a_base_says_so_instead_of_an_empty_table() -> None:
+    error = {"1.0": {"joint_mae_deg": {"value": 1.0, "low": None, "high": None}}}
+    fit = {"accepted": True, "baseline": {"nominal": error}, "heldout": error}
+    page = markdown_page({"rounds": [{"number": 1, "fit": fit}]})
+    assert "**Joint error [deg]**" in page and "**Position error" not in page
+    assert "Position error [mm]: not measured: the logs do not say where the base was." in page
+
+
+def test_a_wish_to_stop_that_comes_when_a_training_is_all_but_done_stops_before_the_next_stage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def late(trainer, *, watch, stopped):
+        os.kill(os.getpid(), signal.SIGTERM)  # while the last comparison runs
+        return "made"
+
+    monkeypatch.setattr(cli_align, "finetune", late)
+    shown = Shown(quiet=True)
+    shown.stage("train", reused=False)
+    trainer = SimpleNamespace(run_dir=Path("run"), config=TINY, judging_steps=1,
+                              final_judgings=1, ppo=SimpleNamespace(num_timesteps=0))  # fmt: skip
+    assert shown.train(trainer) == "made"  # type: ignore[arg-type,comparison-overlap]
+    with pytest.raises(KeyboardInterrupt):
+        shown.stage("judged", reused=False)
 
 
 def test_a_page_is_made_of_a_run_again_and_of_nothing_else(
@@ -302,11 +416,17 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_figures(tmp_pat
         return subprocess.Popen([sys.executable, "-m", "asap.cli", *words(name)], cwd=ROOT)
 
     assert start("whole").wait() == 0
-    for pause_s in (8.0, 20.0, 32.0):
+    rng = np.random.default_rng()
+    # Somewhere in the fit, in the training and in the judgement, however busy the machine is.
+    training = f"round1/finetune/squat/corrected/{CHECKPOINT}"
+    for sign in (f"round1/fit/{BEGUN_FILE}", training, f"judged/squat/{BEGUN_FILE}"):
         process = start("killed")
-        time.sleep(pause_s)
+        while process.poll() is None and not (tmp_path / "killed" / sign).exists():
+            time.sleep(0.02)
+        time.sleep(pause_s := rng.uniform(0.0, 2.0))
+        print(f"killed {pause_s:.2f} s after {sign}")
         process.kill()
-        process.wait()
+        assert process.wait() == -signal.SIGKILL, sign
     assert start("killed").wait() == 0
     whole, killed = (json.loads((tmp_path / n / "align.json").read_text())
                      for n in ("whole", "killed"))  # fmt: skip
@@ -318,3 +438,19 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_figures(tmp_pat
 def test_a_control_that_does_not_exist_is_refused() -> None:
     with pytest.raises(InputError, match="no control is called 'nothing'; there are nominal"):
         AlignConfig(arms=("nothing",))
+
+
+def test_what_cannot_be_trained_or_doubted_is_refused(robot: Robot, tasks: list[Task]) -> None:
+    with pytest.raises(InputError, match="no fit that noise, delta could depend on; there are nom"):
+        AlignConfig(corrected=False, controls=True, arms=("noise", "oracle", "delta"))
+    with pytest.raises(InputError, match="without controls nothing would be trained"):
+        AlignConfig(corrected=False)
+    with pytest.raises(InputError, match="judged on a twin: give one"):
+        opened = OpenedLog(None, "wave", Path("wave.npz"), ())  # type: ignore[arg-type]
+        bare = AlignConfig(corrected=False, controls=True)
+        align(robot, tasks, bare, Path("none"), logs=[opened])
+    identify, half = FitConfig(method="identify"), Doubt(without=0.5)
+    with pytest.raises(InputError, match="method 'identify' learns none"):
+        AlignConfig(fit=identify, doubt=half)
+    AlignConfig(fit=identify, doubt=half, controls=True, arms=("delta",))
+    AlignConfig(fit=identify, doubt=Doubt())

@@ -113,6 +113,8 @@ def test_controls_differ_from_the_corrected_in_one_thing_each(
     assert [arm.name for arm in alone] == ["corrected"]
     some = arms(robot, weak, FINETUNE.env, controls=True, truth=truth, only=("oracle", "nominal"))
     assert [arm.name for arm in some] == ["corrected", "nominal", "oracle"]
+    without = arms(robot, None, FINETUNE.env, controls=True, truth=truth)
+    assert [arm.name for arm in without] == ["nominal", "randomized", "oracle"]
 
 
 def _offset(robot: Robot) -> Correction:

@@ -198,7 +198,9 @@ def bootstrap_ratio(sums: np.ndarray, counts: np.ndarray, rng: np.random.Generat
         return Interval(value, np.nan, np.nan)
     if len(sums) < FEW_EPISODES:
         half = _student(sums / counts, counts / counts.sum())
-        return Interval(value, value - half, value + half)
+        # Errors have no sign, so their mean has none either.
+        lowest = 0.0 if sums.min() >= 0.0 else -np.inf
+        return Interval(value, max(lowest, value - half), value + half)
     draws = rng.integers(0, len(sums), (RESAMPLES, len(sums)))
     means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
     low, high = np.quantile(means, [0.5 - COVERAGE / 2, 0.5 + COVERAGE / 2])

@@ -94,7 +94,7 @@ def test_the_interval_of_two_episodes_is_students_and_covers_the_truth() -> None
     # 12.7062 * 1.41421 * sqrt(1 + 9) / 4 = 14.206.
     figure = bootstrap_ratio(np.array([1.0, 9.0]), np.array([1.0, 3.0]), rng)
     assert figure.value == pytest.approx(2.5)
-    assert (figure.low, figure.high) == pytest.approx((2.5 - 14.206, 2.5 + 14.206), abs=1e-3)
+    assert (figure.low, figure.high) == pytest.approx((0.0, 2.5 + 14.206), abs=1e-3)  # no sign
     covered = 0
     for _ in range(400):
         two = bootstrap_ratio(rng.normal(5.0, 1.0, 2) * [2.0, 3.0], np.array([2.0, 3.0]), rng)
@@ -143,3 +143,11 @@ def test_effort_is_torque_speed_of_targets_and_sliding_of_loaded_feet(tmp_path: 
         sliding.add(sim, np.zeros((2, 2)), np.array([True, True]))
     name = "foot_slip_mm_s"
     assert (sliding.sums[name] / sliding.counts[name] > 3.0 * standing).all()
+
+
+def test_an_error_of_two_episodes_may_be_small_but_not_negative() -> None:
+    rng = np.random.default_rng(0)
+    found = bootstrap_ratio(np.array([1.0, 3.0]), np.ones(2), rng)
+    assert found.low == 0.0 and found.high > 10.0
+    signed = bootstrap_ratio(np.array([-1.0, 3.0]), np.ones(2), rng)
+    assert signed.low < 0.0

@@ -21,7 +21,7 @@ from asap import __version__, results
 from asap.align_config import AlignConfig, Task, Watch
 from asap.align_judge import Judging, judged
 from asap.correction import Correction
-from asap.delta_doubt import Doubt, doubted
+from asap.delta_doubt import doubted
 from asap.evaluate import Case
 from asap.finetune import CONTROLS, CORRECTED, DELTA, FITTED, UNTOUCHED, Arm, arms, trainer_of
 from asap.fit import Fitted, fit
@@ -100,7 +100,6 @@ class _Run:
         self.robot, self.config, self.folder, self.truth = robot, config, folder, truth
         self.given, self.watch, self.tasks = logs, watch, tasks
         self.stages = Stages(folder, watch.stage)
-        self.doubt = config.doubt or Doubt()
         self.base = {"toolkit": __version__, "robot": robot.name, "seed": config.seed,
                      "facts": results.file_sha256(robot.folder)}  # fmt: skip
         self.logs: list[Log] = []
@@ -333,7 +332,7 @@ class _Run:
 
         def make(folder: Path) -> dict[str, Any]:
             again = (folder / CHECKPOINT).exists()
-            where = doubted(arm, self.doubt, seed=config.seed)
+            where = doubted(arm, self.config.doubt, seed=config.seed)
             trainer = trainer_of(where, task.clip, policy, config, folder, resume=again)
             made = self.watch.train(trainer)
             if made.interrupted:
@@ -351,9 +350,9 @@ class _Run:
             "arm": [arm.name, arm.robot.name, arm.env],
             "fit": [self.log_hashes, self.config.fit] if arm.name in FITTED else None,
         }
-        if arm.robot.learned is None or self.doubt.none:
+        if arm.robot.learned is None or self.config.doubt.none:
             return self.stages.do(name, self.base | depends, make)
-        doubt = {"doubt": results.plain(self.doubt)}
+        doubt = {"doubt": results.plain(self.config.doubt)}
         return self.stages.do(name, self.base | depends | doubt, make) | doubt
 
     def _judge(

@@ -8,8 +8,9 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from asap.delta_doubt import Doubt
 from asap.finetune import CONTROLS, DELTA, FINETUNE, WITHOUT_FIT, Finetuned, finetune
 from asap.fit_methods import FitConfig
 from asap.inputs import OpenedMotion
@@ -18,9 +19,6 @@ from asap.train import Trainer
 from asap.training_run import TrainConfig
 from asap_deploy.errors import InputError
 from asap_deploy.policy import Policy
-
-if TYPE_CHECKING:
-    from asap.delta_doubt import Doubt
 
 NOTHING_LEARNED = ("identify", "grid")
 """Methods of a fit that find parameters alone."""
@@ -56,7 +54,7 @@ class AlignConfig:
     """Noisy episodes by which policies are compared at the end."""
     fit: FitConfig = field(default_factory=FitConfig)
     """How the correction is fitted."""
-    doubt: Doubt | None = None
+    doubt: Doubt = field(default_factory=Doubt)
     """How far a learned offset is believed in training; by default as it was fitted."""
     train: TrainConfig = FINETUNE
     """How policies are trained on."""
@@ -75,8 +73,7 @@ class AlignConfig:
         for arm in self.arms:
             if arm not in CONTROLS:
                 raise InputError(f"no control is called '{arm}'; there are {', '.join(CONTROLS)}")
-        doubts = self.doubt is not None and not self.doubt.none
-        if doubts and self.fit.method in NOTHING_LEARNED and not self.delta_alone:
+        if not self.doubt.none and self.fit.method in NOTHING_LEARNED and not self.delta_alone:
             raise InputError(
                 f"doubt is of learned offsets: a fit with method '{self.fit.method}' learns none"
             )

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from asap.align import align
 from asap.align_config import AlignConfig, Task, Watch
 from asap.finetune import ORACLE, UNTOUCHED
 from asap.inputs import OpenedMotion, open_motion, open_policy
-from asap.metrics import COVERAGE, Interval
+from asap.metrics import Interval, student_half_width
 from asap.published import EXPECTED, case_of_published
 from asap.published import ROBOT as PUBLISHED
 from asap.robot import Robot
@@ -226,8 +225,7 @@ def _mean(gains: Sequence[Mapping[str, float]]) -> dict[str, float]:
     values, count = np.array([one["value"] for one in gains]), len(gains)
     if count < 2:
         return Interval(float(values[0]) if count else math.nan, math.nan, math.nan).as_dict()
-    half = stats.t.ppf((1.0 + COVERAGE) / 2.0, count - 1) * values.std(ddof=1) / math.sqrt(count)
-    mean, half = float(values.mean()), float(half)
+    mean, half = float(values.mean()), student_half_width(values, np.full(count, 1.0 / count))
     return Interval(mean, mean - half, mean + half).as_dict()
 
 

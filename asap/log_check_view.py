@@ -139,11 +139,8 @@ class View:
             return self
         changed = np.concatenate([[False], (np.diff(target, axis=0) != 0.0).any(axis=1)])
         keep = np.zeros(len(changed), dtype=bool)
-        for first, last in spans(np.concatenate([[True], ~self.breaks])):
-            # A break separates the row before it from this piece's first.
-            first = max(0, first - 1)
-            rows = np.arange(first, last)
-            begin = np.bincount((rows - first)[changed[first:last]] % every, minlength=1).argmax()
+        for rows in np.split(np.arange(len(keep)), np.flatnonzero(self.breaks) + 1):
+            begin = np.bincount(np.flatnonzero(changed[rows]) % every, minlength=1).argmax()
             keep[rows[begin::every]] = True
         return self.with_log(chosen_rows(self.log, keep)) if keep.sum() >= 2 else self
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import uniform_filter1d
 
 from asap.robot import Robot
 from asap_deploy import rotation
@@ -179,7 +180,8 @@ def reckoned_base(
         feet.append(moved[:, places][rows, stance])
     # Relative to the base the standing foot moves backwards as fast as the base moves on.
     lin_vel = (feet[0] - feet[1]) / (2.0 * _PROBE_S)
-    lin_vel = _averaged(lin_vel, round(_AVERAGED_S / robot.control_dt))
+    rows_around = round(_AVERAGED_S / robot.control_dt) // 2
+    lin_vel = uniform_filter1d(lin_vel, 2 * rows_around + 1, axis=0, mode="nearest")
     pos = np.zeros((len(quat), 3))
     pos[1:, :2] = robot.control_dt * np.cumsum(lin_vel[:-1, :2], axis=0)
     pos[:, 2] = -clearance.min(axis=1)
@@ -245,11 +247,3 @@ def _ang_vel_b(log: Log, clock: _Clock, quat: np.ndarray, dt: float) -> np.ndarr
 def _speed(values: np.ndarray, dt: float) -> np.ndarray:
     """(T, K) central differences."""
     return np.gradient(values, dt, axis=0)
-
-
-def _averaged(values: np.ndarray, rows: int) -> np.ndarray:
-    """(T, K) means over so many rows around each, an odd number; ends are continued."""
-    half = min(rows // 2, (len(values) - 1) // 2)
-    padded = np.pad(values, ((half, half), (0, 0)), mode="edge")
-    return np.stack([np.convolve(column, np.full(2 * half + 1, 1.0 / (2 * half + 1)), "valid")
-                     for column in padded.T], axis=1)  # fmt: skip

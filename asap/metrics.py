@@ -197,7 +197,7 @@ def bootstrap_ratio(sums: np.ndarray, counts: np.ndarray, rng: np.random.Generat
     if len(sums) == 1:
         return Interval(value, np.nan, np.nan)
     if len(sums) < FEW_EPISODES:
-        half = _student(sums / counts, counts / counts.sum())
+        half = student_half_width(sums / counts, counts / counts.sum())
         # Errors have no sign, so their mean has none either.
         lowest = 0.0 if sums.min() >= 0.0 else -np.inf
         return Interval(value, max(lowest, value - half), value + half)
@@ -207,8 +207,8 @@ def bootstrap_ratio(sums: np.ndarray, counts: np.ndarray, rng: np.random.Generat
     return Interval(value, float(low), float(high))
 
 
-def _student(means: np.ndarray, weights: np.ndarray) -> float:
-    """Half the width of Student's interval around a weighted mean."""
+def student_half_width(means: np.ndarray, weights: np.ndarray) -> float:
+    """Half the width of Student's interval around a mean of (E,) with weights (E,) of sum 1."""
     quantile = special.stdtrit(len(means) - 1, 0.5 + COVERAGE / 2)
     return float(quantile * means.std(ddof=1) * np.linalg.norm(weights))
 

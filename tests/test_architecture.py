@@ -72,7 +72,8 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.cli_common asap.bench_train asap.bench_gap asap.replay_view asap.closed_loop "
     "asap.fit asap.next_motion asap.bench_logs asap.sysid_check",
     "asap.cli_progress asap.finetune asap.fit_files asap.stages",
-    "asap.align_judge asap.align_config asap.align_words asap.bench_fit asap.delta_doubt",
+    "asap.delta_doubt",
+    "asap.align_judge asap.align_config asap.align_words asap.bench_fit",
     "asap.align asap.align_blocks asap.align_charts",
     "asap.bench_align asap.align_parameters",
     "asap.align_page asap.gap_page",

@@ -47,6 +47,8 @@ _TALLEST = 40
 _WIDTHS = (1400, 1100, 800, 560, 360)
 """Of pictures, tried in turn until one is small enough [px]."""
 _MOST_PIXELS = 40_000_000
+_BELOW = 0.3
+"""The picture of errors ends at this part of the smallest one."""
 Point = tuple[float, Interval]
 
 
@@ -86,6 +88,9 @@ def gap_chart(
                       label="9 of 10 windows are below")  # fmt: skip
         axes.set_xticks(range(len(names)), [f"{name} s" for name in names])
         axes.set_xlim(-0.4, len(names) - 0.6)
+        shown = [one.value for arm in points.values() for _, one in arm] + [y for _, y in held]
+        # An interval down to nothing would take six decades: it runs out of the picture.
+        axes.set_ylim(bottom=_BELOW * min(shown))
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())

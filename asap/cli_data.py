@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +11,9 @@ import numpy as np
 import tyro
 
 from asap.cli_common import CHECK_FAILED, DONE, Common, Outcome, Progress, table
+from asap.dynamics_check import check_dynamics
 from asap.inputs import find_motion, shipped_motions
+from asap.mend_motion import mend
 from asap.motion_check import MotionReport, check_motion
 from asap.motions import import_motion
 from asap.robot import Robot, robot_names
@@ -188,6 +191,10 @@ class MotionsConvert(_Reading):
     HoloSoma .npz."""
     out: Path = Path("motions")
     """Folder to write to."""
+    mend: bool = False
+    """Change clips of people into what a robot can do: level feet that stand still, weight above
+    them, flight that is free fall. Begins and ends at rest. Needs
+    `pip install 'asap-toolkit[motions]'`."""
 
     def run(self, progress: Progress) -> Outcome:
         """Convert each of them."""
@@ -197,12 +204,32 @@ class MotionsConvert(_Reading):
         twice = next((stem for stem in stems if stems.count(stem) > 1), None)
         if twice:
             raise InputError(f"two files are named '{twice}': convert them into different folders")
+        mended: list[list[str]] = []
         for number, path in enumerate(self.motion):
             motion = self.read(path, robot)
+            if self.mend:
+                motion, before = mend(motion, robot), motion
+                mended.append(_mending(path.stem, before, motion, robot))
             motion.save(self.out / f"{path.stem}.npz")
             reports[path.stem] = check_motion(motion, robot)
             progress((number + 1) / len(self.motion))
-        return _motions(reports, list(self.motion), DONE, wrote=self.out)
+        outcome = _motions(reports, list(self.motion), DONE, wrote=self.out)
+        if mended:
+            columns = ["motion", "moved, mean [mm]", "ZMP margin [mm]", "torque / limit",
+                       "force / weight", "in the air [s]"]  # fmt: skip
+            shown = [*outcome.shown, table("Mended: before, after", columns, mended)]
+            outcome = dataclasses.replace(outcome, shown=shown)
+        return outcome
+
+
+def _mending(name: str, before: Motion, after: Motion, robot: Robot) -> list[str]:
+    """What mechanics says of a clip and of what became of it."""
+    moved = 1000.0 * np.linalg.norm(after.body_pos_w - before.body_pos_w, axis=-1).mean()
+    was, now = check_dynamics(before, robot), check_dynamics(after, robot)
+    return [name, f"{moved:.0f}", f"{was.zmp_margin_mm:.0f}, {now.zmp_margin_mm:.0f}",
+            f"{was.torque_fraction:.2f}, {now.torque_fraction:.2f}",
+            f"{was.max_force:.1f}, {now.max_force:.1f}",
+            f"{was.flight_s:.2f}, {now.flight_s:.2f}"]  # fmt: skip
 
 
 def _motions(

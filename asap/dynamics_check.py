@@ -17,7 +17,7 @@ import numpy as np
 from scipy.ndimage import binary_erosion
 from scipy.spatial import ConvexHull, QhullError
 
-from asap.grounding import GRAVITY
+from asap.grounding import GRAVITY, runs
 from asap.inverse_dynamics import (
     FRICTION,
     LEVER_M,
@@ -196,7 +196,7 @@ def _flight_deviations(clip: _Clip) -> tuple[np.ndarray, np.ndarray]:
         np.linalg.norm(clip.wrench.com_acc_w + np.array([0.0, 0.0, GRAVITY]), axis=1) * clip.flying
     )
     spin = np.zeros(len(acc))
-    for start, stop in _runs(clip.flying):
+    for start, stop in runs(clip.flying):
         here = clip.wrench.spin_w[start:stop]
         spin[start:stop] = np.linalg.norm(here - here.mean(axis=0), axis=1)
     return acc, spin
@@ -297,12 +297,6 @@ def _self_problems(clip: _Clip, depth_mm: np.ndarray) -> Iterator[str]:
             f"parts of the robot are {depth_mm.max():.0f} mm inside each other at "
             f"{_at(clip, int(depth_mm.argmax()))}"
         )
-
-
-def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
-    """Start and end (excluded) of each stretch of true."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(int), [0]])))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _quantile(values: np.ndarray) -> float:

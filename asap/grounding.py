@@ -127,10 +127,8 @@ def find_flights(
     if len(com_height) <= window:
         return ()
     acc = np.asarray(savgol_filter(com_height, window, 2, deriv=2, delta=1.0 / fps))
-    falling = np.concatenate([[False], acc < -_FLIGHT_ACC * GRAVITY, [False]])
-    edges = np.flatnonzero(np.diff(falling.astype(int)))
     found = []
-    for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+    for start, stop in runs(acc < -_FLIGHT_ACC * GRAVITY):
         share = -float(acc[start:stop].mean()) / GRAVITY
         rise = _above_line(clearance, start, stop).max()
         if (
@@ -155,6 +153,12 @@ def in_flight(flights: tuple[Flight, ...], frames: int) -> np.ndarray:
     for flight in flights:
         mask[flight.start : flight.stop] = True
     return mask
+
+
+def runs(mask: np.ndarray) -> list[tuple[int, int]]:
+    """Where a mask (T,) is true: from a frame to before another."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def smooth_correction(

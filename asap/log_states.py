@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import mujoco
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
+from asap.grounding import GRAVITY
 from asap.robot import Robot
 from asap_deploy import rotation
 from asap_deploy.errors import InputError
@@ -23,6 +25,10 @@ from asap_deploy.log import Log
 GAINS = ("stiffness", "damping")
 _AVERAGED_S = 0.1
 """The speed of a reckoned base is averaged over so long [s]."""
+_LEVELLED_S = 0.05
+"""So are the poses that say how high it is: of eight corners of two soles, noise makes one the
+lowest, and the base would seem to be higher by what that one is too low [s]."""
+_TOUCH_M, _SINK_ROUNDS = 1e-4, 50
 _PROBE_S = 1e-3
 """So far poses are moved on, at their speed, to see how fast a foot moves [s]."""
 
@@ -168,9 +174,12 @@ def reckoned_base(
     """
     if not robot.foot_names:
         raise InputError(f"robot '{robot.name}' has no feet: its base cannot be reckoned")
-    bodies_pos, bodies_quat = robot.forward_kinematics(np.zeros((len(quat), 3)), quat, joint_pos)
     places, feet = robot.body_index(robot.foot_names), []
-    clearance = robot.sole_clearance(bodies_pos, bodies_quat)
+    calm = rotation.normalize(_averaged(rotation.continuous(quat), _LEVELLED_S, robot))
+    poses = robot.forward_kinematics(
+        np.zeros((len(quat), 3)), calm, _averaged(joint_pos, _LEVELLED_S, robot)
+    )
+    clearance = robot.sole_clearance(*poses)
     stance, rows = np.argmin(clearance, axis=1), np.arange(len(quat))
     for moved_s in (-_PROBE_S, _PROBE_S):
         turned = rotation.multiply(quat, rotation.from_rotvec(moved_s * ang_vel_b))
@@ -180,12 +189,50 @@ def reckoned_base(
         feet.append(moved[:, places][rows, stance])
     # Relative to the base the standing foot moves backwards as fast as the base moves on.
     lin_vel = (feet[0] - feet[1]) / (2.0 * _PROBE_S)
-    rows_around = round(_AVERAGED_S / robot.control_dt) // 2
-    lin_vel = uniform_filter1d(lin_vel, 2 * rows_around + 1, axis=0, mode="nearest")
+    lin_vel = _averaged(lin_vel, _AVERAGED_S, robot)
     pos = np.zeros((len(quat), 3))
     pos[1:, :2] = robot.control_dt * np.cumsum(lin_vel[:-1, :2], axis=0)
-    pos[:, 2] = -clearance.min(axis=1)
+    pos[:, 2] = -clearance.min(axis=1) - standing_sink(robot)
     return pos, lin_vel
+
+
+def _averaged(values: np.ndarray, over_s: float, robot: Robot) -> np.ndarray:
+    """(T, K) running means over an odd number of rows."""
+    around = round(over_s / robot.control_dt) // 2
+    return np.asarray(uniform_filter1d(values, 2 * around + 1, axis=0, mode="nearest"))
+
+
+def standing_sink(robot: Robot) -> float:
+    """How far the soles of the simulated robot sink into its floor when it stands [m].
+
+    At rest a constraint holds what would else fall: d k r = (1 - d) g, with stiffness k and
+    impedance d(r) of the contact, whatever the mass. Source: MuJoCo's manual, solver parameters.
+    """
+    model, data = robot.model, mujoco.MjData(robot.model)
+    data.qpos[:] = robot.default_qpos()
+    poses = (data.qpos[None, :3], data.qpos[None, 3:7], data.qpos[None, robot.qpos_ids])
+    data.qpos[2] -= robot.sole_clearance(*robot.forward_kinematics(*poses)).min() + _TOUCH_M
+    mujoco.mj_fwdPosition(model, data)
+    soles = np.concatenate(robot.foot_geom_ids)
+    touching = [one for one in data.contact if np.isin(one.geom, soles).any()]
+    if not touching:
+        return 0.0
+    first, damping_ratio = touching[0].solref  # a time constant, or minus a stiffness
+    low, high, width, middle, power = touching[0].solimp
+    sink = 0.0
+    for _ in range(_SINK_ROUNDS):
+        share = min(1.0, sink / width)
+        if share <= middle:
+            rise = share**power / middle ** (power - 1.0)
+        else:
+            rise = 1.0 - (1.0 - share) ** power / (1.0 - middle) ** (power - 1.0)
+        impedance = low + rise * (high - low)
+        if first > 0.0:
+            push = 1.0 / (high * first * damping_ratio) ** 2
+        else:
+            push = -first * impedance / high**2
+        sink = (1.0 - impedance) * GRAVITY / (impedance * push)
+    return float(sink)
 
 
 class _Clock:

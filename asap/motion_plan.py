@@ -15,7 +15,7 @@ c'' = 0 remains: flight needs no special case.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -56,6 +56,11 @@ class Plan:
     """(T, 4)"""
     joint_pos: np.ndarray
     """(T, J) the posture that is preferred [rad]"""
+
+    def at(self, frame: int) -> Plan:
+        """One frame of it, as a plan."""
+        rows = {f.name: getattr(self, f.name)[[frame]] for f in fields(self) if f.name != "fps"}
+        return Plan(fps=self.fps, **rows)
 
 
 def track(time_s: np.ndarray, keys: Sequence[Key]) -> np.ndarray:

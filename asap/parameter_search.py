@@ -37,6 +37,8 @@ _ROUGH = 2
 _ROTORS = ((3.0, 0.0), (10.0, 0.0), (1.0, 0.03), (1.0, 0.1))
 """Factor and least armature [kg m^2] of rotors that are tried first: descriptions leave them out,
 or say what is the default of another simulator."""
+_FELT, _OFTEN = 0.9, 0.995
+"""Torque limits are sought from so much of what is asked of motors, at this quantile of rows."""
 _PAYS = 0.9
 """A step of Gauss-Newton that leaves more than this of the cost is the last."""
 
@@ -200,8 +202,26 @@ def _begin(
     z = columns[:, int(np.argmin(costs))]
     wanted = _of_groups(parameters, config.groups)
     wanted[delays] = z[delays] != 0.0
+    z = limits_in_reach(parameters, rough.windows, z)
     mostly = wanted & ~_of_groups(parameters, OF_JOINTS)
     return rough.solve(z, mostly, iterations=1), wanted
+
+
+def limits_in_reach(parameters: Parameters, windows: Windows, z: np.ndarray) -> np.ndarray:
+    """Torque limits (P,) where the log would begin to feel them, that of other parameters kept.
+
+    A model whose motors never give all they have does not say that the robot's do: no derivative
+    leads there. Where the log asks for too little to tell, the limit stays the model's.
+    """
+    robot, found = parameters.robot, z.copy()
+    speed = windows.qvel[:, robot.qvel_ids]
+    asked = robot.stiffness * (windows.target - windows.joint_pos) - robot.damping * speed
+    for place, item in enumerate(parameters.items):
+        if item.quantity == "torque_limit":
+            share = np.abs(asked[:, item.columns]) / robot.torque_limit[item.columns]
+            felt = np.log(_FELT * np.quantile(share, _OFTEN)) / item.scale
+            found[place] = min(felt, 0.0) if felt > item.low else 0.0
+    return found
 
 
 def _rotors(parameters: Parameters) -> list[np.ndarray]:

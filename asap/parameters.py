@@ -191,6 +191,12 @@ def _dampings(robot: Robot) -> list[Parameter]:
     return found
 
 
+def _limits(robot: Robot) -> list[Parameter]:
+    """A factor of the torque at which motors stop growing stronger, where the model has any."""
+    return [item for item in _factors(robot, "torque_limit", 0.2, 0.3, 1.5)
+            if np.isfinite(robot.torque_limit[item.columns]).all()]  # fmt: skip
+
+
 def _delay(robot: Robot) -> list[Parameter]:
     """One delay for all joints: they hang on one bus.
 
@@ -234,6 +240,7 @@ KINDS = {
     "delay": _delay,
     "stiffness": lambda robot: _factors(robot, "stiffness", 0.2, 0.2, 3.0),
     "damping": _dampings,
+    "torque_limit": _limits,
     "frictionloss": _frictions,
     "armature": _armatures,
     "inertial": _inertial,

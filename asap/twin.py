@@ -88,7 +88,6 @@ class TwinSimulation(CpuSimulation):
         self._rng = np.random.default_rng(seed)
         self._usual_delay_s = np.tile(robot.delay_s, (num_envs, 1))
         self._added_force = self.batch.bind("qfrc_applied")
-        self._strongest = np.minimum(robot.torque_limit, 1e9)  # no limit times nothing left is 0
         if longest > 0.0:
             super().set_delay(self._usual_delay_s)
 
@@ -149,12 +148,19 @@ class TwinSimulation(CpuSimulation):
         target = joint_pos_target[:, -1] if joint_pos_target.ndim == 3 else joint_pos_target
         stiffness, damping = (gain[env_ids] for gain in self._gains())
         torque = stiffness * (target - self.joint_pos[env_ids]) - damping * self.joint_vel[env_ids]
-        self._joint_torque[env_ids] = np.clip(torque, -self._strongest, self._strongest)
+        strongest = self._strongest()[env_ids]
+        self._joint_torque[env_ids] = np.clip(torque, -strongest, strongest)
 
     def _gains(self) -> tuple[np.ndarray, np.ndarray]:
         """Stiffness and damping of every robot's motors, (N, J) each."""
         kp, kv = self.batch.expand("actuator_gainprm"), self.batch.expand("actuator_biasprm")
         return kp[:, :, 0], -kv[:, :, 2]
+
+    def _strongest(self) -> np.ndarray:
+        """What every robot's motors can give, (N, J) [Nm]."""
+        limit = self.batch.expand("actuator_forcerange")[:, :, 1]
+        # Without a limit MuJoCo has a range of 0; no limit times nothing left is 0.
+        return np.where(np.isfinite(self.robot.torque_limit), limit, 1e9)
 
     def _extra_torque(self) -> np.ndarray:
         """(N, J) beside what the motors of the model did in the last physics step [Nm]."""
@@ -163,7 +169,7 @@ class TwinSimulation(CpuSimulation):
         # The position error that the motor answered, whatever was under way to it.
         error = (torque + damping * speed) / np.maximum(stiffness, 1e-9)
         unmoved = stiffness * np.clip(error, -effects.dead_band, effects.dead_band)
-        left = self._strongest * np.clip(1.0 - np.abs(speed) * effects.droop, 0.0, 1.0)
+        left = self._strongest() * np.clip(1.0 - np.abs(speed) * effects.droop, 0.0, 1.0)
         reached = np.where(torque * speed > 0.0, np.clip(torque, -left, left), torque)
         friction = effects.load_friction * np.abs(torque) * np.tanh(speed / _SLIDING_SPEED)
         return reached - torque - unmoved - friction

@@ -20,12 +20,13 @@ _STEPS, _FIRST_STEPS = 6, 60
 """Newton steps for a frame, and for the first one, which starts from the default pose."""
 
 
-def solve_poses(robot: Robot, plan: Plan) -> np.ndarray:
+def solve_poses(robot: Robot, plan: Plan, *, start: np.ndarray | None = None) -> np.ndarray:
     """Poses that follow a plan.
 
     Args:
         robot: The robot of the plan.
         plan: What feet, centre of mass, base and joints shall do.
+        start: (nq,) a pose near the first; by default the default pose.
 
     Returns:
         qpos (T, nq), within the limits of the joints.
@@ -44,7 +45,7 @@ def solve_poses(robot: Robot, plan: Plan) -> np.ndarray:
     base = mink.FrameTask(robot.base_name, "body", 0.0, 1.0)
     posture = mink.PostureTask(model, cost=_posture_cost(robot))
     tasks, limits = [*feet, com, base, posture], [mink.ConfigurationLimit(model)]
-    configuration = mink.Configuration(model, q=robot.default_qpos())
+    configuration = mink.Configuration(model, q=robot.default_qpos() if start is None else start)
     target = robot.default_qpos()
     result = np.empty((len(plan.joint_pos), model.nq))
     for frame in range(len(result)):

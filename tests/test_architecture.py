@@ -58,8 +58,8 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.momentum_fit asap.starts asap.record asap.log_states asap.warm_start asap.linearise "
     "asap.planted_standing",
     "asap.env asap.regulator asap.log_windows asap.parameters asap.correction",
-    "asap.replay asap.log_split asap.identify asap.published asap.make_motions asap.vecenv "
-    "asap.imitate asap.curves asap.checkpoint asap.teacher",
+    "asap.replay asap.log_split asap.identify asap.published asap.make_motions asap.mend_motion "
+    "asap.vecenv asap.imitate asap.curves asap.checkpoint asap.teacher",
     "asap.random_motions asap.rough_motions asap.teacher_start",
     "asap.ppo asap.teachers",
     "asap.training_run",

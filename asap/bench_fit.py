@@ -39,12 +39,8 @@ from asap_deploy.errors import InputError
 from asap_deploy.log import Log
 
 TRUTH = "truth"
-NO_GAP: dict[str, dict[str, float]] = {
-    "nominal": {},
-    "nominal_noisy": {"joint_pos_noise": 0.0005, "joint_vel_noise": 0.02, "ang_vel_noise": 0.02,
-                      "tilt_noise": 0.003},
-}  # fmt: skip
-"""Twins that are the model itself, with what their sensors get wrong: as those of ``worn``."""
+NO_GAP = {"nominal": None, "nominal_noisy": "worn"}
+"""Twins that are the model itself, and the twin whose sensors they have."""
 _START_NOISE = 0.3
 _NO_SHARE = 1e-6
 """A gap below this part of the error cannot be closed: shares of it are noise."""
@@ -219,7 +215,11 @@ def _player(setup: Setup, name: str, nominal: Robot) -> Robot:
     """The twin, or the model itself with its sensors."""
     if name not in NO_GAP:
         return Robot.load(f"{setup.robot}@{name}")
-    layers = (*nominal.facts.layers, {"sensors": NO_GAP[name]})
+    worn = NO_GAP[name]
+    if worn is None:
+        return nominal
+    sensors = Robot.load(f"{setup.robot}@{worn}").facts.table("sensors")
+    layers = (*nominal.facts.layers, {"sensors": sensors})
     return nominal.with_(facts=dataclasses.replace(nominal.facts, layers=layers))
 
 

@@ -109,8 +109,7 @@ def open_policy(
     Raises:
         InputError: If the file is not sound, or says too little.
     """
-    if not path.exists():
-        path = shipped_policies(robot).get(str(path), path)
+    path = _find_policy(path, robot)
     data = read_policy_bytes(path)
     clip = None if motion is None else motion.motion
     name = path.stem if motion is None else motion.name
@@ -128,6 +127,18 @@ def open_policy(
     except InputError as error:
         text = str(error)
         raise InputError(text, file=None if str(path) in text else path) from None
+
+
+def _find_policy(path: Path, robot: Robot) -> Path:
+    """The file that a user means: a path, or the name of a policy that ships with the toolkit."""
+    own = shipped_policies(robot)
+    if path.exists() or path.suffix or path.parent != Path():
+        return path
+    if str(path) in own:
+        return own[str(path)]
+    there = f"there are {', '.join(own)}" if own else "none does; train one with asap pretrain"
+    hint = suggestion(str(path), list(own))
+    raise InputError(f"no policy '{path}' ships for robot '{robot.name}'{hint}: {there}")
 
 
 def _check_clip(policy: Policy, motion: OpenedMotion | None) -> None:

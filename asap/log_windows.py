@@ -66,7 +66,10 @@ def stretches_of(log: Log, number: int, robot: Robot) -> list[Stretch]:
             piece = run.rows(slice(first, last)) if len(edges) > 2 else run
             if _silent(piece, log, varied):
                 continue
-            track = log_track(piece, robot, rate_hz=log.rate_hz)
+            try:
+                track = log_track(piece, robot, rate_hz=log.rate_hz)
+            except InputError as error:
+                raise InputError(f"log {number + 1}: {error}") from None
             gains = {name: told_gain(piece, name) for name in varied}
             told = replace(log, fields={**log.fields, **gains}) if varied else log
             pieces.append(Stretch(track, told, (number, own), edges[-1] - last))

@@ -10,6 +10,7 @@ and says nothing about where the robot is in the room.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import mujoco
@@ -23,11 +24,11 @@ from asap_deploy.errors import InputError
 from asap_deploy.log import Log
 
 GAINS = ("stiffness", "damping")
+_DENSE_S, _CALM_S = 0.005, 0.04
+"""Logs with rows this close are averaged over so long: a simulation starts from a single row, and
+a standing foot that noise moves is pushed back by the floor [s]."""
 _AVERAGED_S = 0.1
-"""The speed of a reckoned base is averaged over so long [s]."""
-_LEVELLED_S = 0.05
-"""So are the poses that say how high it is: of eight corners of two soles, noise makes one the
-lowest, and the base would seem to be higher by what that one is too low [s]."""
+"""The speed of a base that is reckoned from other logs is averaged over so long [s]."""
 _TOUCH_M, _SINK_ROUNDS = 1e-4, 50
 _PROBE_S = 1e-3
 """So far poses are moved on, at their speed, to see how fast a foot moves [s]."""
@@ -100,7 +101,7 @@ def log_track(log: Log, robot: Robot, *, rate_hz: float | None = None) -> Track:
     """Lay a stretch of a log out for a robot.
 
     Rows whose stamps are on an even clock are taken as they are, to the bit; others are
-    interpolated onto one, targets held.
+    interpolated onto one, targets held. Rows 5 ms apart or less are averaged over 40 ms.
 
     Args:
         log: Without gaps.
@@ -120,10 +121,11 @@ def log_track(log: Log, robot: Robot, *, rate_hz: float | None = None) -> Track:
         )
     robot = as_logged(robot, log, rate_hz=rate_hz)
     clock = _Clock(log.time_s, robot.control_dt)
-    joint_pos = clock.values(log.joint_pos[:, columns])
+    calm = functools.partial(_averaged, over_s=_CALM_S if _dense(robot) else 0.0, robot=robot)
+    joint_pos = calm(clock.values(log.joint_pos[:, columns]))
     joint_vel = _speed(joint_pos, robot.control_dt)
     if "joint_vel" in log.fields:
-        joint_vel = clock.values(log.fields["joint_vel"][:, columns])
+        joint_vel = calm(clock.values(log.fields["joint_vel"][:, columns]))
     qvel = np.zeros((len(joint_pos), robot.model.nv))
     qvel[:, robot.qvel_ids] = joint_vel
     known = "base_pos_w" in log.fields
@@ -131,14 +133,16 @@ def log_track(log: Log, robot: Robot, *, rate_hz: float | None = None) -> Track:
     if robot.has_free_base:
         attitude = "base_quat_wxyz" if "base_quat_wxyz" in log.fields else "imu_quat_wxyz"
         quat = clock.attitudes(log.fields[attitude])
-        ang_vel_b = _ang_vel_b(log, clock, quat, robot.control_dt)
+        if _dense(robot):
+            quat = rotation.normalize(calm(rotation.continuous(quat)))
+        ang_vel_b = calm(_ang_vel_b(log, clock, quat, robot.control_dt))
         if known:
-            pos = clock.values(log.fields["base_pos_w"])
+            pos = calm(clock.values(log.fields["base_pos_w"]))
             lin_vel = _speed(pos, robot.control_dt)
         else:
             pos, lin_vel = reckoned_base(robot, quat, joint_pos, ang_vel_b, joint_vel)
         if "base_lin_vel_w" in log.fields:
-            lin_vel = clock.values(log.fields["base_lin_vel_w"])
+            lin_vel = calm(clock.values(log.fields["base_lin_vel_w"]))
         qvel[:, :3], qvel[:, 3:6] = lin_vel, ang_vel_b
     return Track(
         robot=robot,
@@ -174,12 +178,9 @@ def reckoned_base(
     """
     if not robot.foot_names:
         raise InputError(f"robot '{robot.name}' has no feet: its base cannot be reckoned")
+    bodies_pos, bodies_quat = robot.forward_kinematics(np.zeros((len(quat), 3)), quat, joint_pos)
     places, feet = robot.body_index(robot.foot_names), []
-    calm = rotation.normalize(_averaged(rotation.continuous(quat), _LEVELLED_S, robot))
-    poses = robot.forward_kinematics(
-        np.zeros((len(quat), 3)), calm, _averaged(joint_pos, _LEVELLED_S, robot)
-    )
-    clearance = robot.sole_clearance(*poses)
+    clearance = robot.sole_clearance(bodies_pos, bodies_quat)
     stance, rows = np.argmin(clearance, axis=1), np.arange(len(quat))
     for moved_s in (-_PROBE_S, _PROBE_S):
         turned = rotation.multiply(quat, rotation.from_rotvec(moved_s * ang_vel_b))
@@ -189,16 +190,24 @@ def reckoned_base(
         feet.append(moved[:, places][rows, stance])
     # Relative to the base the standing foot moves backwards as fast as the base moves on.
     lin_vel = (feet[0] - feet[1]) / (2.0 * _PROBE_S)
-    lin_vel = _averaged(lin_vel, _AVERAGED_S, robot)
+    if not _dense(robot):
+        lin_vel = _averaged(lin_vel, _AVERAGED_S, robot)
     pos = np.zeros((len(quat), 3))
     pos[1:, :2] = robot.control_dt * np.cumsum(lin_vel[:-1, :2], axis=0)
     pos[:, 2] = -clearance.min(axis=1) - standing_sink(robot)
     return pos, lin_vel
 
 
+def _dense(robot: Robot) -> bool:
+    """A robot at the rate of a log with many rows for each of its states."""
+    return robot.control_dt <= _DENSE_S
+
+
 def _averaged(values: np.ndarray, over_s: float, robot: Robot) -> np.ndarray:
     """(T, K) running means over an odd number of rows."""
     around = round(over_s / robot.control_dt) // 2
+    if around == 0:
+        return values
     return np.asarray(uniform_filter1d(values, 2 * around + 1, axis=0, mode="nearest"))
 
 

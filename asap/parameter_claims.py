@@ -114,9 +114,11 @@ def _true_values(told: Robot, nominal: Robot, twin: Robot) -> dict[str, np.ndarr
         # The loop's damping and the joint's are one torque: -(damping + passive_damping) qd.
         damping = twin.damping / nominal.damping + viscous / told.damping
         armature = twin.armature / nominal.armature
+        limit = np.nan_to_num(twin.torque_limit / nominal.torque_limit, nan=1.0)  # both without
     own, other = MotorEffects.of(nominal), MotorEffects.of(twin)
     return {
         "stiffness": twin.stiffness / nominal.stiffness,
+        "torque_limit": limit,
         "damping": damping,
         "armature": armature,
         "added_frictionloss": twin.frictionloss - nominal.frictionloss,

@@ -13,7 +13,7 @@ from toy_robots import arm
 from asap.cli import main
 from asap.evaluate import Case
 from asap.inputs import open_motion
-from asap.log_states import at_log_rate, log_track, reckoned_base
+from asap.log_states import at_log_rate, log_track, reckoned_base, standing_sink
 from asap.metrics import TrackedPoints
 from asap.record import RecordConfig, record
 from asap.replay import (
@@ -192,16 +192,36 @@ def test_the_base_is_reckoned_from_attitude_and_legs(case: Case, nominal: Robot)
     assert np.abs(vel - track.qvel[:, :3]).mean() < 0.05
 
 
-def test_a_reckoned_base_is_no_slower_than_the_robot_where_rows_are_dense(nominal: Robot) -> None:
-    """At 500 Hz noise of 3 mrad in the attitude was a speed of 0.3 m/s."""
-    fast = at_log_rate(nominal, 500.0)
+def test_a_dense_log_says_where_a_standing_base_is_and_that_it_stands(nominal: Robot) -> None:
+    """At 500 Hz noise of 3 mrad in the attitude was a speed of 0.3 m/s, and 0.8 mm of height."""
     rng, rows = np.random.default_rng(0), 500
-    quat = rotation.from_rotvec(rng.normal(0.0, 0.003, (rows, 3)))
-    joint_pos = nominal.default_joint_pos + rng.normal(0.0, 0.0005, (rows, 29))
-    still = np.zeros((rows, 3))
-    _, vel = reckoned_base(fast, quat, joint_pos, still + rng.normal(0.0, 0.02, (rows, 3)),
-                           rng.normal(0.0, 0.02, (rows, 29)))  # fmt: skip
-    assert np.abs(vel).mean() < 0.01
+    noise = {"imu_ang_vel_b": 0.02, "joint_vel": 0.02, "joint_pos": 0.0005, "tilt": 0.003}
+    drawn = {name: rng.normal(0.0, size, (rows, 3 if name in ("tilt", "imu_ang_vel_b") else 29))
+             for name, size in noise.items()}  # fmt: skip
+    level = nominal.default_joint_pos
+    log = Log(
+        nominal.joint_names, 0.002 * np.arange(rows), level + drawn["joint_pos"],
+        {"joint_pos_target": np.tile(level, (rows, 1)), "joint_vel": drawn["joint_vel"],
+         "imu_quat_wxyz": rotation.from_rotvec(drawn["tilt"]),
+         "imu_ang_vel_b": drawn["imu_ang_vel_b"]},
+    )  # fmt: skip
+    track = log_track(log, nominal)
+    assert np.abs(track.qvel[:, :3]).mean() < 0.01
+    upright = np.array([[1.0, 0.0, 0.0, 0.0]])
+    poses = nominal.forward_kinematics(np.zeros((1, 3)), upright, level[None])
+    height = -nominal.sole_clearance(*poses).min() - standing_sink(nominal)
+    assert np.abs(track.qpos[:, 2].mean() - height) < 0.0002
+
+
+def test_a_standing_robot_sinks_into_its_floor_as_far_as_is_reckoned(
+    case: Case, nominal: Robot
+) -> None:
+    log = record(case, nominal, RecordConfig(episodes=1))
+    qpos = log_track(log, nominal).qpos[5:20]
+    poses = nominal.forward_kinematics(qpos[:, :3], qpos[:, 3:7], qpos[:, nominal.qpos_ids])
+    seen = -float(nominal.sole_clearance(*poses).min(axis=1).mean())
+    assert standing_sink(nominal) == pytest.approx(seen, abs=0.0002)
+    assert 0.0002 < standing_sink(nominal) < 0.0005
 
 
 def test_the_true_rate_is_replayed(case: Case, nominal: Robot) -> None:

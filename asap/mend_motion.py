@@ -66,8 +66,16 @@ def mend(motion: Motion, robot: Robot) -> Motion:
     """
     if not robot.has_free_base or len(robot.foot_names) != 2:
         raise InputError(f"robot '{robot.name}' is no free biped: its motions cannot be mended")
+    if not motion.foot_contact.any():
+        raise InputError("no foot ever stands in this clip: it cannot be mended")
     plan = plan_of(motion, robot)
-    qpos = fit_momentum(robot, plan, _first_guess(motion, robot, plan), weights=_LIKE_THE_CLIP)
+    try:
+        guess = _first_guess(motion, robot, plan)
+        qpos = fit_momentum(robot, plan, guess, weights=_LIKE_THE_CLIP)
+    except np.linalg.LinAlgError as error:
+        raise InputError(f"no motion near this clip obeys mechanics: {error}") from None
+    if not np.isfinite(qpos).all():
+        raise InputError("no motion near this clip obeys mechanics")
     return motion_from_poses(
         robot, qpos[:, :3], qpos[:, 3:7], qpos[:, robot.qpos_ids], fps=motion.fps,
         source=f"{motion.source}; mended",
@@ -91,8 +99,6 @@ def plan_of(motion: Motion, robot: Robot) -> Plan:
     flights = find_flights(com[:, 2], clearance.min(axis=1), fps=motion.fps)
     flying = in_flight(tuple(_shorter(f, motion.fps) for f in flights), motion.num_frames)
     contact = _contacts(motion, robot, clearance, flying)
-    if not contact.any():
-        raise InputError("no foot ever stands in this clip: it cannot be mended")
     feet, quat, up = _feet(motion, robot, contact, clearance)
     zmp = _zmp(contact, feet, quat, com, _sole_middle(robot), motion.fps)
     lowered, flown = np.zeros(motion.num_frames), np.asarray(~contact.any(axis=1))

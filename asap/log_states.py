@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 from scipy.ndimage import uniform_filter1d
+from scipy.signal import savgol_filter
 
 from asap.grounding import GRAVITY
 from asap.robot import Robot
@@ -24,9 +25,9 @@ from asap_deploy.errors import InputError
 from asap_deploy.log import Log
 
 GAINS = ("stiffness", "damping")
-_DENSE_S, _CALM_S = 0.005, 0.04
-"""Logs with rows this close are averaged over so long: a simulation starts from a single row, and
-a standing foot that noise moves is pushed back by the floor [s]."""
+_DENSE_S, _CALM_S = 0.005, 0.06
+"""States of logs with rows this close are read off parabolas through so much of them: a simulation
+starts from a single row, and a standing foot that noise moves is pushed back by the floor [s]."""
 _AVERAGED_S = 0.1
 """The speed of a base that is reckoned from other logs is averaged over so long [s]."""
 _TOUCH_M, _SINK_ROUNDS = 1e-4, 50
@@ -101,7 +102,8 @@ def log_track(log: Log, robot: Robot, *, rate_hz: float | None = None) -> Track:
     """Lay a stretch of a log out for a robot.
 
     Rows whose stamps are on an even clock are taken as they are, to the bit; others are
-    interpolated onto one, targets held. Rows 5 ms apart or less are averaged over 40 ms.
+    interpolated onto one, targets held. States of rows 5 ms apart or less are read off parabolas
+    through 60 ms of them.
 
     Args:
         log: Without gaps.
@@ -121,7 +123,7 @@ def log_track(log: Log, robot: Robot, *, rate_hz: float | None = None) -> Track:
         )
     robot = as_logged(robot, log, rate_hz=rate_hz)
     clock = _Clock(log.time_s, robot.control_dt)
-    calm = functools.partial(_averaged, over_s=_CALM_S if _dense(robot) else 0.0, robot=robot)
+    calm = functools.partial(_calmed, robot=robot)
     joint_pos = calm(clock.values(log.joint_pos[:, columns]))
     joint_vel = _speed(joint_pos, robot.control_dt)
     if "joint_vel" in log.fields:
@@ -203,11 +205,17 @@ def _dense(robot: Robot) -> bool:
     return robot.control_dt <= _DENSE_S
 
 
+def _calmed(values: np.ndarray, robot: Robot) -> np.ndarray:
+    """(T, K) without the noise of single rows, where there are many for each state."""
+    rows = 2 * (round(_CALM_S / robot.control_dt) // 2) + 1
+    if not _dense(robot) or len(values) < rows:
+        return values
+    return np.asarray(savgol_filter(values, rows, 2, axis=0))
+
+
 def _averaged(values: np.ndarray, over_s: float, robot: Robot) -> np.ndarray:
     """(T, K) running means over an odd number of rows."""
     around = round(over_s / robot.control_dt) // 2
-    if around == 0:
-        return values
     return np.asarray(uniform_filter1d(values, 2 * around + 1, axis=0, mode="nearest"))
 
 

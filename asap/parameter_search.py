@@ -168,10 +168,13 @@ def search(
     parameters = Parameters(own, kinds=config.groups)
     z, wanted = _begin(shooting, parameters, config)
     progress(0.2)
+    limits = _of_groups(parameters, ("torque_limit",))
     # How joints differ from their group is little: one step from the end finds it.
-    mostly = wanted & ~_of_groups(parameters, OF_JOINTS)
+    mostly = wanted & ~_of_groups(parameters, OF_JOINTS) & ~limits
     whole = shooting(parameters)
-    z = _descend(whole, z, mostly, config.iterations, lambda part: progress(0.2 + 0.6 * part))
+    z = _descend(whole, z, mostly, config.iterations, lambda part: progress(0.2 + 0.5 * part))
+    z, reached = _limited(whole, parameters, z, mostly, config.iterations)
+    wanted &= reached | ~limits
     linear = whole.linear(z)
     progress(0.8)
     return _Chooser(robot, parameters, linear, judge, whole).choose(wanted & linear.free)
@@ -202,26 +205,8 @@ def _begin(
     z = columns[:, int(np.argmin(costs))]
     wanted = _of_groups(parameters, config.groups)
     wanted[delays] = z[delays] != 0.0
-    z = limits_in_reach(parameters, rough.windows, z)
-    mostly = wanted & ~_of_groups(parameters, OF_JOINTS)
+    mostly = wanted & ~_of_groups(parameters, (*OF_JOINTS, "torque_limit"))
     return rough.solve(z, mostly, iterations=1), wanted
-
-
-def limits_in_reach(parameters: Parameters, windows: Windows, z: np.ndarray) -> np.ndarray:
-    """Torque limits (P,) where the log would begin to feel them, that of other parameters kept.
-
-    A model whose motors never give all they have does not say that the robot's do: no derivative
-    leads there. Where the log asks for too little to tell, the limit stays the model's.
-    """
-    robot, found = parameters.robot, z.copy()
-    speed = windows.qvel[:, robot.qvel_ids]
-    asked = robot.stiffness * (windows.target - windows.joint_pos) - robot.damping * speed
-    for place, item in enumerate(parameters.items):
-        if item.quantity == "torque_limit":
-            share = np.abs(asked[:, item.columns]) / robot.torque_limit[item.columns]
-            felt = np.log(_FELT * np.quantile(share, _OFTEN)) / item.scale
-            found[place] = min(felt, 0.0) if felt > item.low else 0.0
-    return found
 
 
 def _rotors(parameters: Parameters) -> list[np.ndarray]:
@@ -252,6 +237,38 @@ def _descend(
         if cost > _PAYS * before:
             break
     return z
+
+
+def _limited(
+    shooting: Shooting, parameters: Parameters, z: np.ndarray, active: np.ndarray, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """With torque limits too (P,), if the log then is explained much better; and with which (P,)."""
+    none = np.zeros(len(z), dtype=bool)
+    begun = limits_in_reach(parameters, shooting.windows, z)
+    reached = begun != z
+    if not reached.any():
+        return z, none
+    tried = shooting.solve(begun, reached, iterations=2)
+    if shooting.cost(tried) > _PAYS * shooting.cost(z):
+        return z, none
+    return _descend(shooting, tried, active | reached, most, lambda part: None), reached
+
+
+def limits_in_reach(parameters: Parameters, windows: Windows, z: np.ndarray) -> np.ndarray:
+    """Torque limits (P,) where the log would begin to feel them, that of other parameters kept.
+
+    A model whose motors never give all they have does not say that the robot's do: no derivative
+    leads there. Where the log asks for too little to tell, the limit stays the model's.
+    """
+    robot, found = parameters.robot, z.copy()
+    speed = windows.qvel[:, robot.qvel_ids]
+    asked = robot.stiffness * (windows.target - windows.joint_pos) - robot.damping * speed
+    for place, item in enumerate(parameters.items):
+        if item.quantity == "torque_limit":
+            share = np.abs(asked[:, item.columns]) / robot.torque_limit[item.columns]
+            felt = np.log(_FELT * np.quantile(share, _OFTEN)) / item.scale
+            found[place] = min(felt, 0.0) if felt > item.low else 0.0
+    return found
 
 
 def _of_groups(parameters: Parameters, groups: Sequence[str]) -> np.ndarray:

@@ -242,7 +242,7 @@ def _descend(
 def _limited(
     shooting: Shooting, parameters: Parameters, z: np.ndarray, active: np.ndarray, most: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """With torque limits too (P,), if the log then is explained much better; and with which (P,)."""
+    """With torque limits too (P,), if that explains the log much better; and with which (P,)."""
     none = np.zeros(len(z), dtype=bool)
     begun = limits_in_reach(parameters, shooting.windows, z)
     reached = begun != z

@@ -173,7 +173,7 @@ def search(
     mostly = wanted & ~_of_groups(parameters, OF_JOINTS) & ~limits
     whole = shooting(parameters)
     z = _descend(whole, z, mostly, config.iterations, lambda part: progress(0.2 + 0.5 * part))
-    z, reached = _limited(whole, parameters, z, mostly, config.iterations)
+    z, reached = with_limits(whole, parameters, z, mostly, config.iterations)
     wanted &= reached | ~limits
     linear = whole.linear(z)
     progress(0.8)
@@ -239,7 +239,7 @@ def _descend(
     return z
 
 
-def _limited(
+def with_limits(
     shooting: Shooting, parameters: Parameters, z: np.ndarray, active: np.ndarray, most: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """With torque limits too (P,), if that explains the log much better; and with which (P,)."""

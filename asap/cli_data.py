@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
+from rich.console import RenderableType
 
 from asap.cli_common import CHECK_FAILED, DONE, Common, Outcome, Progress, table
 from asap.dynamics_check import check_dynamics
@@ -204,32 +205,44 @@ class MotionsConvert(_Reading):
         twice = next((stem for stem in stems if stems.count(stem) > 1), None)
         if twice:
             raise InputError(f"two files are named '{twice}': convert them into different folders")
-        mended: list[list[str]] = []
+        mended: dict[str, Any] = {}
         for number, path in enumerate(self.motion):
             motion = self.read(path, robot)
             if self.mend:
                 motion, before = mend(motion, robot), motion
-                mended.append(_mending(path.stem, before, motion, robot))
+                mended[path.stem] = _mending(before, motion, robot)
             motion.save(self.out / f"{path.stem}.npz")
             reports[path.stem] = check_motion(motion, robot)
             progress((number + 1) / len(self.motion))
         outcome = _motions(reports, list(self.motion), DONE, wrote=self.out)
-        if mended:
-            columns = ["motion", "moved, mean [mm]", "ZMP margin [mm]", "torque / limit",
-                       "force / weight", "in the air [s]"]  # fmt: skip
-            shown = [*outcome.shown, table("Mended: before, after", columns, mended)]
-            outcome = dataclasses.replace(outcome, shown=shown)
-        return outcome
+        if not mended:
+            return outcome
+        return dataclasses.replace(
+            outcome, result=outcome.result | {"mended": mended},
+            shown=[*outcome.shown, *_mended(mended)],
+        )  # fmt: skip
 
 
-def _mending(name: str, before: Motion, after: Motion, robot: Robot) -> list[str]:
+def _mending(before: Motion, after: Motion, robot: Robot) -> dict[str, Any]:
     """What mechanics says of a clip and of what became of it."""
     moved = 1000.0 * np.linalg.norm(after.body_pos_w - before.body_pos_w, axis=-1).mean()
-    was, now = check_dynamics(before, robot), check_dynamics(after, robot)
-    return [name, f"{moved:.0f}", f"{was.zmp_margin_mm:.0f}, {now.zmp_margin_mm:.0f}",
-            f"{was.torque_fraction:.2f}, {now.torque_fraction:.2f}",
-            f"{was.max_force:.1f}, {now.max_force:.1f}",
-            f"{was.flight_s:.2f}, {now.flight_s:.2f}"]  # fmt: skip
+    was, now = (check_dynamics(motion, robot)._asdict() for motion in (before, after))
+    return {"moved_mm": float(moved), "before": was, "after": now}
+
+
+def _mended(facts: dict[str, Any]) -> list[RenderableType]:
+    """Before and after as a table, and what is still too much."""
+    figures = {"zmp_margin_mm": ".0f", "torque_fraction": ".2f", "max_force": ".1f",
+               "flight_s": ".2f"}  # fmt: skip
+    rows, remarks = [], []
+    for name, one in facts.items():
+        pairs = [f"{one['before'][key]:{form}}, {one['after'][key]:{form}}"
+                 for key, form in figures.items()]  # fmt: skip
+        rows.append([name, f"{one['moved_mm']:.0f}", *pairs])
+        remarks += [f"{name}, mended: {text}" for text in one["after"]["problems"]]
+    columns = ["motion", "moved, mean [mm]", "ZMP margin [mm]", "torque / limit",
+               "force / weight", "in the air [s]"]  # fmt: skip
+    return [table("Mended: before, after", columns, rows), *remarks]
 
 
 def _motions(

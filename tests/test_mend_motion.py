@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from motion_clips import hop_clip, on_floor
 
+from asap.cli import main
 from asap.dynamics_check import check_dynamics
 from asap.inputs import open_motion
 from asap.mend_motion import mend, plan_of
@@ -91,6 +93,21 @@ def test_a_jump_that_no_motor_can_throw_becomes_shorter(robot: Robot) -> None:
     acc = np.diff(plan.com_w[:, 2], 2) * clip.fps**2
     np.testing.assert_allclose(acc[in_air[1:-1]], -9.81, atol=0.1)
     assert acc[~in_air[1:-1]].max() < 15.0
+
+
+def test_the_command_says_what_was_and_what_became_of_it(
+    robot: Robot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leaning(robot, shipped("bow"), -0.25).save(tmp_path / "bow.npz")
+    told = tmp_path / "told.json"
+    assert main(["motions", "convert", "--motion", str(tmp_path / "bow.npz"), "--mend",
+                 "--out", str(tmp_path / "out"), "--json", str(told)]) == 0  # fmt: skip
+    (facts,) = json.loads(told.read_text())["mended"].values()
+    assert facts["before"]["zmp_margin_mm"] < 0.0 < facts["after"]["zmp_margin_mm"]
+    assert facts["after"]["problems"] == [] and 10.0 < facts["moved_mm"] < 500.0
+    written = Motion.load(tmp_path / "out" / "bow.npz")
+    assert check_dynamics(written, robot).problems == ()
+    assert "Mended: before, after" in capsys.readouterr().out
 
 
 def test_a_robot_without_two_feet_is_refused() -> None:

@@ -16,6 +16,7 @@ from asap.dynamics_check import check_dynamics
 from asap.inputs import find_motion, shipped_motions
 from asap.mend_motion import mend
 from asap.motion_check import MotionReport, check_motion
+from asap.motion_rollout import as_rollout
 from asap.motions import import_motion
 from asap.robot import Robot, robot_names
 from asap_deploy.errors import InputError
@@ -196,9 +197,13 @@ class MotionsConvert(_Reading):
     """Change clips of people into what a robot can do: level feet that stand still, weight above
     them, flight that is free fall. Begins and ends at rest. Needs
     `pip install 'asap-toolkit[motions]'`."""
+    png: bool = False
+    """Draw each mended clip into the folder too, the original in blue."""
 
     def run(self, progress: Progress) -> Outcome:
         """Convert each of them."""
+        if self.png and not self.mend:
+            raise InputError("--png shows what --mend changed: give both")
         robot = Robot.load(self.robot)
         reports: dict[str, MotionReport] = {}
         stems = [path.stem for path in self.motion]
@@ -211,6 +216,12 @@ class MotionsConvert(_Reading):
             if self.mend:
                 motion, before = mend(motion, robot), motion
                 mended[path.stem] = _mending(before, motion, robot)
+                if self.png:
+                    from asap.sheet import contact_sheet  # matplotlib takes a second
+
+                    title = f"{path.stem}, mended, on {robot.name}; the original in blue"
+                    drawn = as_rollout(motion, robot, beside=before, title=title)
+                    contact_sheet(drawn, self.out / f"{path.stem}.png")
             motion.save(self.out / f"{path.stem}.npz")
             reports[path.stem] = check_motion(motion, robot)
             progress((number + 1) / len(self.motion))

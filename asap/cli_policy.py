@@ -14,6 +14,7 @@ from asap.correction import Correction
 from asap.evaluate import Case, EvaluateConfig, Evaluation, evaluate
 from asap.inputs import OpenedMotion, OpenedPolicy, case_of, open_motion, open_policy
 from asap.metrics import EFFORT_NAMES, ERROR_NAMES
+from asap.motion_rollout import as_rollout
 from asap.record import RecordConfig, record
 from asap.robot import Robot
 from asap.rollout import Rollout
@@ -240,16 +241,20 @@ class View(Common):
 
     def _motion_alone(self, clips: list[OpenedMotion], robot: Robot) -> Outcome:
         """A clip without anybody who tracks it."""
+        from asap.sheet import contact_sheet  # matplotlib takes a second
         from asap.visualize import write_motion_recording
 
         if not clips:
             raise InputError("nothing to show: give --motion, --policy or both")
+        clip = clips[0]
+        written = [self.view]
+        write_motion_recording(clip.motion, robot, self.view)
         if self.png is not None:
-            raise InputError("--png shows a policy: give one with --policy")
-        write_motion_recording(clips[0].motion, robot, self.view)
-        return Outcome(
-            result={"written": [self.view]}, shown=[f"wrote {self.view}"], inputs=[clips[0].path]
-        )
+            title = f"{clip.name} on {robot.name}"
+            contact_sheet(as_rollout(clip.motion, robot, title=title), self.png)
+            written.append(self.png)
+        return Outcome(result={"written": written}, inputs=[clip.path],
+                       shown=[f"wrote {', '.join(map(str, written))}"])  # fmt: skip
 
 
 def open_policies(

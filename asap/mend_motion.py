@@ -53,6 +53,9 @@ _REACH = 0.96
 _LIKE_THE_CLIP = Weights(leg_posture=1.0 / 0.2)
 """A leg in the air does as the clip's does."""
 
+_LEG_COST = 0.12
+"""The same for the first and the last pose, in the units of ``solve_poses``."""
+
 
 def mend(motion: Motion, robot: Robot) -> Motion:
     """The motion with level standing feet and a weight that they can carry.
@@ -88,7 +91,7 @@ def _first_guess(motion: Motion, robot: Robot, plan: Plan) -> np.ndarray:
     base = motion.base_pos_w + plan.com_w - com
     guess = robot.qpos(base, motion.base_quat_wxyz, motion.joint_pos)
     for end in (0, -1):
-        guess[end] = solve_poses(robot, plan.at(end), start=guess[end])[0]
+        guess[end] = solve_poses(robot, plan.at(end), start=guess[end], leg_cost=_LEG_COST)[0]
     return guess
 
 

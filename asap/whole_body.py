@@ -20,13 +20,16 @@ _STEPS, _FIRST_STEPS = 6, 60
 """Newton steps for a frame, and for the first one, which starts from the default pose."""
 
 
-def solve_poses(robot: Robot, plan: Plan, *, start: np.ndarray | None = None) -> np.ndarray:
+def solve_poses(
+    robot: Robot, plan: Plan, *, start: np.ndarray | None = None, leg_cost: float = 0.02
+) -> np.ndarray:
     """Poses that follow a plan.
 
     Args:
         robot: The robot of the plan.
         plan: What feet, centre of mass, base and joints shall do.
         start: (nq,) a pose near the first; by default the default pose.
+        leg_cost: Of legs that leave the plan's posture; feet cost 20, the centre of mass 5.
 
     Returns:
         qpos (T, nq), within the limits of the joints.
@@ -43,7 +46,7 @@ def solve_poses(robot: Robot, plan: Plan, *, start: np.ndarray | None = None) ->
     feet = [mink.FrameTask(name, "body", 20.0, 5.0) for name in robot.foot_names]
     com = mink.ComTask(cost=5.0)
     base = mink.FrameTask(robot.base_name, "body", 0.0, 1.0)
-    posture = mink.PostureTask(model, cost=_posture_cost(robot))
+    posture = mink.PostureTask(model, cost=_posture_cost(robot, leg_cost))
     tasks, limits = [*feet, com, base, posture], [mink.ConfigurationLimit(model)]
     configuration = mink.Configuration(model, q=robot.default_qpos() if start is None else start)
     target = robot.default_qpos()
@@ -76,10 +79,10 @@ def leg_dofs(robot: Robot) -> np.ndarray:
     return np.array(sorted(found))
 
 
-def _posture_cost(robot: Robot) -> np.ndarray:
+def _posture_cost(robot: Robot, legs: float) -> np.ndarray:
     """Cost (nv,) of leaving the preferred posture: legs follow the feet, the rest should not."""
     cost = np.full(robot.model.nv, 3.0)
-    cost[:6], cost[leg_dofs(robot)] = 0.0, 0.02
+    cost[:6], cost[leg_dofs(robot)] = 0.0, legs
     return cost
 
 

@@ -59,7 +59,7 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.planted_standing",
     "asap.env asap.regulator asap.log_windows asap.parameters asap.correction",
     "asap.replay asap.log_split asap.identify asap.published asap.make_motions asap.mend_motion "
-    "asap.vecenv asap.imitate asap.curves asap.checkpoint asap.teacher",
+    "asap.motion_rollout asap.vecenv asap.imitate asap.curves asap.checkpoint asap.teacher",
     "asap.random_motions asap.rough_motions asap.teacher_start",
     "asap.ppo asap.teachers",
     "asap.training_run",

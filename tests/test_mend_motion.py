@@ -100,13 +100,14 @@ def test_the_command_says_what_was_and_what_became_of_it(
 ) -> None:
     leaning(robot, shipped("bow"), -0.25).save(tmp_path / "bow.npz")
     told = tmp_path / "told.json"
-    assert main(["motions", "convert", "--motion", str(tmp_path / "bow.npz"), "--mend",
+    assert main(["motions", "convert", "--motion", str(tmp_path / "bow.npz"), "--mend", "--png",
                  "--out", str(tmp_path / "out"), "--json", str(told)]) == 0  # fmt: skip
     (facts,) = json.loads(told.read_text())["mended"].values()
     assert facts["before"]["zmp_margin_mm"] < 0.0 < facts["after"]["zmp_margin_mm"]
     assert facts["after"]["problems"] == [] and 10.0 < facts["moved_mm"] < 500.0
     written = Motion.load(tmp_path / "out" / "bow.npz")
     assert check_dynamics(written, robot).problems == ()
+    assert (tmp_path / "out" / "bow.png").stat().st_size > 20_000
     assert "Mended: before, after" in capsys.readouterr().out
 
 

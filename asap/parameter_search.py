@@ -266,8 +266,9 @@ def limits_in_reach(parameters: Parameters, windows: Windows, z: np.ndarray) -> 
     for place, item in enumerate(parameters.items):
         if item.quantity == "torque_limit":
             share = np.abs(asked[:, item.columns]) / robot.torque_limit[item.columns]
-            felt = np.log(_FELT * np.quantile(share, _OFTEN)) / item.scale
-            found[place] = min(felt, 0.0) if felt > item.low else 0.0
+            felt = _FELT * float(np.quantile(share, _OFTEN))
+            if item.physical(item.low) < felt < 1.0:
+                found[place] = np.log(felt) / item.scale
     return found
 
 

@@ -25,9 +25,10 @@ from asap_deploy.errors import InputError
 from asap_deploy.log import Log
 
 GAINS = ("stiffness", "damping")
-_DENSE_S, _CALM_S = 0.005, 0.06
-"""States of logs with rows this close are read off parabolas through so much of them: a simulation
-starts from a single row, and a standing foot that noise moves is pushed back by the floor [s]."""
+_DENSE, _CALM_S = 4, 0.06
+"""States of logs with so many rows a control step of the robot are read off parabolas through so
+much of them: a simulation starts from a single row, and a standing foot that noise moves is pushed
+back by the floor [s]."""
 _AVERAGED_S = 0.1
 """The speed of a base that is reckoned from other logs is averaged over so long [s]."""
 _TOUCH_M, _SINK_ROUNDS = 1e-4, 50
@@ -102,8 +103,8 @@ def log_track(log: Log, robot: Robot, *, rate_hz: float | None = None) -> Track:
     """Lay a stretch of a log out for a robot.
 
     Rows whose stamps are on an even clock are taken as they are, to the bit; others are
-    interpolated onto one, targets held. States of rows 5 ms apart or less are read off parabolas
-    through 60 ms of them.
+    interpolated onto one, targets held. States of logs with four rows a control step or more are
+    read off parabolas through 60 ms of them.
 
     Args:
         log: Without gaps.
@@ -121,9 +122,10 @@ def log_track(log: Log, robot: Robot, *, rate_hz: float | None = None) -> Track:
             "log has neither base_quat_wxyz nor imu_quat_wxyz: a robot with a free base cannot be "
             "put into its states"
         )
-    robot = as_logged(robot, log, rate_hz=rate_hz)
+    usual_s, robot = robot.control_dt, as_logged(robot, log, rate_hz=rate_hz)
     clock = _Clock(log.time_s, robot.control_dt)
-    calm = functools.partial(_calmed, robot=robot)
+    dense = usual_s > (_DENSE - 0.5) * robot.control_dt
+    calm = functools.partial(_calmed, dt=robot.control_dt if dense else np.inf)
     joint_pos = calm(clock.values(log.joint_pos[:, columns]))
     joint_vel = _speed(joint_pos, robot.control_dt)
     if "joint_vel" in log.fields:
@@ -135,14 +137,17 @@ def log_track(log: Log, robot: Robot, *, rate_hz: float | None = None) -> Track:
     if robot.has_free_base:
         attitude = "base_quat_wxyz" if "base_quat_wxyz" in log.fields else "imu_quat_wxyz"
         quat = clock.attitudes(log.fields[attitude])
-        if _dense(robot):
+        if dense:
             quat = rotation.normalize(calm(rotation.continuous(quat)))
         ang_vel_b = calm(_ang_vel_b(log, clock, quat, robot.control_dt))
         if known:
             pos = calm(clock.values(log.fields["base_pos_w"]))
             lin_vel = _speed(pos, robot.control_dt)
         else:
-            pos, lin_vel = reckoned_base(robot, quat, joint_pos, ang_vel_b, joint_vel)
+            averaged_s = 0.0 if dense else _AVERAGED_S
+            pos, lin_vel = reckoned_base(
+                robot, quat, joint_pos, ang_vel_b, joint_vel, averaged_s=averaged_s
+            )
         if "base_lin_vel_w" in log.fields:
             lin_vel = calm(clock.values(log.fields["base_lin_vel_w"]))
         qvel[:, :3], qvel[:, 3:6] = lin_vel, ang_vel_b
@@ -162,6 +167,8 @@ def reckoned_base(
     joint_pos: np.ndarray,
     ang_vel_b: np.ndarray,
     joint_vel: np.ndarray,
+    *,
+    averaged_s: float = _AVERAGED_S,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where the base is, and how fast, if the lower foot stands still on the floor.
 
@@ -174,6 +181,7 @@ def reckoned_base(
         joint_pos: (T, J) [rad]
         ang_vel_b: (T, 3) of the base [rad/s]
         joint_vel: (T, J) [rad/s]
+        averaged_s: Speeds are averaged over so long [s].
 
     Returns:
         Position (T, 3) [m] that begins at x = y = 0, and averaged velocity (T, 3) [m/s].
@@ -192,31 +200,22 @@ def reckoned_base(
         feet.append(moved[:, places][rows, stance])
     # Relative to the base the standing foot moves backwards as fast as the base moves on.
     lin_vel = (feet[0] - feet[1]) / (2.0 * _PROBE_S)
-    if not _dense(robot):
-        lin_vel = _averaged(lin_vel, _AVERAGED_S, robot)
+    around = round(averaged_s / robot.control_dt) // 2
+    lin_vel = uniform_filter1d(lin_vel, 2 * around + 1, axis=0, mode="nearest")
     pos = np.zeros((len(quat), 3))
     pos[1:, :2] = robot.control_dt * np.cumsum(lin_vel[:-1, :2], axis=0)
     pos[:, 2] = -clearance.min(axis=1) - standing_sink(robot)
     return pos, lin_vel
 
 
-def _dense(robot: Robot) -> bool:
-    """A robot at the rate of a log with many rows for each of its states."""
-    return robot.control_dt <= _DENSE_S
-
-
-def _calmed(values: np.ndarray, robot: Robot) -> np.ndarray:
-    """(T, K) without the noise of single rows, where there are many for each state."""
-    rows = 2 * (round(_CALM_S / robot.control_dt) // 2) + 1
-    if not _dense(robot) or len(values) < rows:
-        return values
-    return np.asarray(savgol_filter(values, rows, 2, axis=0))
-
-
-def _averaged(values: np.ndarray, over_s: float, robot: Robot) -> np.ndarray:
-    """(T, K) running means over an odd number of rows."""
-    around = round(over_s / robot.control_dt) // 2
-    return np.asarray(uniform_filter1d(values, 2 * around + 1, axis=0, mode="nearest"))
+def _calmed(values: np.ndarray, dt: float) -> np.ndarray:
+    """(T, K) without the noise of single rows, ``dt`` apart; infinitely far apart, as they are."""
+    rows = 2 * (round(_CALM_S / dt) // 2) + 1
+    return (
+        values
+        if not 1 < rows <= len(values)
+        else np.asarray(savgol_filter(values, rows, 2, axis=0))
+    )
 
 
 def standing_sink(robot: Robot) -> float:

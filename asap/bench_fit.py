@@ -215,10 +215,10 @@ def _player(setup: Setup, name: str, nominal: Robot) -> Robot:
     """The twin, or the model itself with its sensors."""
     if name not in NO_GAP:
         return Robot.load(f"{setup.robot}@{name}")
-    worn = NO_GAP[name]
-    if worn is None:
+    alike = NO_GAP[name]
+    if alike is None:
         return nominal
-    sensors = Robot.load(f"{setup.robot}@{worn}").facts.table("sensors")
+    sensors = Robot.load(f"{setup.robot}@{alike}").facts.table("sensors")
     layers = (*nominal.facts.layers, {"sensors": sensors})
     return nominal.with_(facts=dataclasses.replace(nominal.facts, layers=layers))
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from asap.grounding import GRAVITY, com_w
-from asap.motion_plan import Key, Plan, com_path, track
+from asap.motion_plan import Key, Plan, between_feet, com_path, track
 from asap.robot import Robot
 from asap_deploy.errors import InputError
 from asap_deploy.rotation import from_axis_angle, from_yaw, multiply, rotate
@@ -233,9 +233,8 @@ class Script:
         time_s = self.time_s
         ahead = rotate(from_yaw(foot_yaw), np.array([self._home.ahead, 0.0, 0.0]))
         centre = (foot_pos + ahead)[..., :2]
-        share = track(time_s, self._weight or self._weight_keys())[:, None]
         # Half-way the sum of weights is one, so the feet may move while they carry nothing.
-        return 0.5 * (1.0 + share) * centre[:, 0] + 0.5 * (1.0 - share) * centre[:, 1]
+        return between_feet(centre, track(time_s, self._weight or self._weight_keys()))
 
     def _weight_keys(self) -> list[Key]:
         """The weight goes to the other foot before one lifts, and back to both after the last."""

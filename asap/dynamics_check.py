@@ -17,7 +17,7 @@ import numpy as np
 from scipy.ndimage import binary_erosion
 from scipy.spatial import ConvexHull, QhullError
 
-from asap.grounding import GRAVITY, runs
+from asap.grounding import GRAVITY
 from asap.inverse_dynamics import (
     FRICTION,
     LEVER_M,
@@ -30,6 +30,7 @@ from asap.inverse_dynamics import (
 )
 from asap.robot import Robot
 from asap.rollout import qpos_of_motion
+from asap.spans import spans
 from asap_deploy.errors import InputError
 from asap_deploy.motion import Motion
 from asap_deploy.rotation import rotate
@@ -196,7 +197,7 @@ def _flight_deviations(clip: _Clip) -> tuple[np.ndarray, np.ndarray]:
         np.linalg.norm(clip.wrench.com_acc_w + np.array([0.0, 0.0, GRAVITY]), axis=1) * clip.flying
     )
     spin = np.zeros(len(acc))
-    for start, stop in runs(clip.flying):
+    for start, stop in spans(clip.flying):
         here = clip.wrench.spin_w[start:stop]
         spin[start:stop] = np.linalg.norm(here - here.mean(axis=0), axis=1)
     return acc, spin

@@ -25,6 +25,7 @@ from scipy.linalg import solveh_banded
 from scipy.signal import savgol_filter
 
 from asap.robot import Robot
+from asap.spans import spans
 from asap_deploy.errors import InputError, suggestion
 from asap_deploy.rotation import rotate
 
@@ -128,7 +129,7 @@ def find_flights(
         return ()
     acc = np.asarray(savgol_filter(com_height, window, 2, deriv=2, delta=1.0 / fps))
     found = []
-    for start, stop in runs(acc < -_FLIGHT_ACC * GRAVITY):
+    for start, stop in spans(acc < -_FLIGHT_ACC * GRAVITY).tolist():
         share = -float(acc[start:stop].mean()) / GRAVITY
         rise = _above_line(clearance, start, stop).max()
         if (
@@ -153,12 +154,6 @@ def in_flight(flights: tuple[Flight, ...], frames: int) -> np.ndarray:
     for flight in flights:
         mask[flight.start : flight.stop] = True
     return mask
-
-
-def runs(mask: np.ndarray) -> list[tuple[int, int]]:
-    """Where a mask (T,) is true: from a frame to before another."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int)))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def smooth_correction(

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from asap.log_check_step import joint_columns
-from asap.log_check_view import Outcome, View, spans, with_channels
+from asap.log_check_view import Outcome, View, with_channels
 from asap.robot import Robot
+from asap.spans import spans
 from asap_deploy.rotation import (
     conjugate,
     multiply,

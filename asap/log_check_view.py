@@ -179,9 +179,3 @@ def listed(names: Sequence[str], most: int = 4) -> str:
     """Some names and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def spans(mask: np.ndarray) -> np.ndarray:
-    """Where a mask (T,) is true: first row and the row after the last, shape (n, 2)."""
-    edges = np.diff(np.concatenate([[0], np.asarray(mask, dtype=np.int8), [0]]))
-    return np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1)

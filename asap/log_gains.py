@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from asap.log_check_step import one_step_ahead
-from asap.log_check_view import Finding, Outcome, View, listed, spans
+from asap.log_check_view import Finding, Outcome, View, listed
+from asap.spans import spans
 
 MIN_GAIN_RATIO = 1.15
 """A smaller change of the motors' answer is not told from contacts and loads."""

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from asap.log_check_view import Finding, Outcome, View, listed, spans
+from asap.log_check_view import Finding, Outcome, View, listed
+from asap.spans import spans
 
 STUCK_S = 0.3
 """A fine channel that repeats itself for so long is stuck [s]."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from asap.log_check_view import Finding, Outcome, View, chosen_rows, spans
+from asap.log_check_view import Finding, Outcome, View, chosen_rows
+from asap.spans import spans
 from asap_deploy.log import Log
 
 RATE_TOLERANCE = 0.002

@@ -18,12 +18,13 @@ from scipy import sparse
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from scipy.sparse.linalg import spsolve
 
-from asap.grounding import GRAVITY, Flight, com_w, find_flights, in_flight, runs
+from asap.grounding import GRAVITY, Flight, com_w, find_flights, in_flight
 from asap.momentum_fit import Weights, fit_momentum
-from asap.motion_plan import Plan, com_path
+from asap.motion_plan import Key, Plan, between_feet, com_path, track
 from asap.motions import motion_from_poses
 from asap.robot import Robot
-from asap.whole_body import solve_poses
+from asap.spans import spans
+from asap.whole_body import leg_bodies, solve_poses
 from asap_deploy import rotation
 from asap_deploy.errors import InputError
 from asap_deploy.motion import Motion
@@ -102,8 +103,9 @@ def plan_of(motion: Motion, robot: Robot) -> Plan:
     flights = find_flights(com[:, 2], clearance.min(axis=1), fps=motion.fps)
     flying = in_flight(tuple(_shorter(f, motion.fps) for f in flights), motion.num_frames)
     contact = _contacts(motion, robot, clearance, flying)
-    feet, quat, up = _feet(motion, robot, contact, clearance)
-    zmp = _zmp(contact, feet, quat, com, _sole_middle(robot), motion.fps)
+    middles = _sole_middle(robot)
+    feet, quat, up = _feet(motion, robot, contact, clearance, middles)
+    zmp = _zmp(contact, feet, quat, com, middles, motion.fps)
     lowered, flown = np.zeros(motion.num_frames), np.asarray(~contact.any(axis=1))
     for _ in range(3):  # where the centre of mass is says how high it can be, and this where
         height = _smooth_height(com[:, 2] - lowered, flown, motion.fps)
@@ -133,39 +135,39 @@ def _contacts(
 ) -> np.ndarray:
     """(T, 2) without touches and swings too short to mean anything; ends stand."""
     found = motion.foot_contact & ~flying[:, None]
-    for start, stop in runs(~found.any(axis=1) & ~flying):  # a clip that hovers: who stood, stands
+    for start, stop in spans(~found.any(axis=1) & ~flying):  # a clip that hovers: who stood, stands
         before = found[start - 1] if start and found[start - 1].any() else found[stop % len(found)]
         found[start:stop] = before
     places = motion.body_pos_w[:, robot.body_index(robot.foot_names), :2]
     for foot in range(2):
         column = found[:, foot]
         column[0] = column[-1] = True
-        for start, stop in runs(~column):
+        for start, stop in spans(~column):
             lifted = (clearance[start:stop, foot] - clearance[:, foot].min()).max()
             moved = np.linalg.norm(places[stop, foot] - places[start - 1, foot])
             short = stop - start < _SWING_S * motion.fps or lifted < _LIFT_M
             if short and moved < _MOVED_M and not flying[start:stop].any():
                 column[start:stop] = True
-        for start, stop in runs(column):
+        for start, stop in spans(column):
             if stop - start < _STAND_S * motion.fps and start > 0 and stop < len(column):
                 column[start:stop] = False
     return found
 
 
 def _feet(
-    motion: Motion, robot: Robot, contact: np.ndarray, clearance: np.ndarray
+    motion: Motion, robot: Robot, contact: np.ndarray, clearance: np.ndarray, middles: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Feet over time: position (T, 2, 3), attitude (T, 2, 4), height of the soles (T, 2)."""
     places = robot.body_index(robot.foot_names)
     pos, links = motion.body_pos_w[:, places].copy(), motion.body_quat_wxyz.copy()
     free = np.zeros(contact.shape)
-    for foot, (place, middle_b) in enumerate(zip(places, _sole_middle(robot), strict=True)):
+    for foot, (place, middle_b) in enumerate(zip(places, middles, strict=True)):
         # A sole's middle stays where it is when the foot is laid flat, not its ankle.
         quat = links[:, place]
         middle = pos[:, foot] + rotation.rotate(quat, middle_b)
         heading = np.unwrap(rotation.yaw(quat))
         tilt = rotation.to_rotvec(rotation.multiply(rotation.from_yaw(-heading), quat))
-        stands = runs(contact[:, foot])
+        stands = spans(contact[:, foot])
         way = _held(np.column_stack([middle[:, :2], heading]), stands)
         free[:, foot] = _free(stands, len(heading), max(2.0, _LAY_S * motion.fps))
         tilted = rotation.from_rotvec(free[:, foot, None] * tilt)
@@ -176,24 +178,24 @@ def _feet(
     return pos, links[:, places], up
 
 
-def _held(channel: np.ndarray, stands: list[tuple[int, int]]) -> np.ndarray:
+def _held(channel: np.ndarray, stands: np.ndarray) -> np.ndarray:
     """Columns (T, K) that stand still while a foot does, and lead from one place to the next."""
     held = channel.copy()
     for start, stop in stands:
         held[start:stop] = np.median(channel[start:stop], axis=0)
     for (_, leave), (land, _) in pairwise(stands):
-        share = _smooth_step(np.arange(leave, land), leave - 1, land)[:, None]
+        share = _rise(np.arange(leave, land), leave - 1, land)[:, None]
         first, last = (held[k] - channel[k] for k in (leave - 1, land))
         held[leave:land] = channel[leave:land] + (1.0 - share) * first + share * last
     return held
 
 
-def _free(stands: list[tuple[int, int]], frames: int, soon: float) -> np.ndarray:
+def _free(stands: np.ndarray, frames: int, soon: float) -> np.ndarray:
     """(T,) 0 where a foot stands, 1 where it has been in the air for ``soon`` frames."""
     free = np.zeros(frames)
     for (_, leave), (land, _) in pairwise(stands):
         frame = np.arange(leave, land)
-        free[leave:land] = _smooth_step(np.minimum(frame - leave + 1, land - frame), 0.0, soon)
+        free[leave:land] = _rise(np.minimum(frame - leave + 1, land - frame), 0.0, soon)
     return free
 
 
@@ -210,19 +212,16 @@ def _zmp(
     along = 2.0 * ((com[:, :2] - middle) * apart).sum(1) / np.maximum((apart**2).sum(1), 1e-6)
     share = gaussian_filter1d(np.clip(along, -_BOTH, _BOTH), 0.2 * fps)
     lone = contact[:, 0].astype(float) - contact[:, 1].astype(float)
-    weight = np.clip(np.abs(lone), 0.0, 1.0)
+    alone = lone != 0.0
     # Before one foot stands alone the weight goes to it, and comes back after.
-    reach = round(_SHIFT_S * fps)
+    reach, frames = round(_SHIFT_S * fps), np.arange(len(share))
     pull, side = np.zeros(len(share)), np.zeros(len(share))
-    for start, stop in runs(weight > 0.0):
-        frames = np.arange(len(share))
+    for start, stop in spans(alone):
         away = np.maximum(np.maximum(start - frames, frames - stop + 1), 0)
-        near = 1.0 - _smooth_step(away, 0, reach)
+        near = 1.0 - _rise(away, 0, reach)
         better = near > pull
         pull[better], side[better] = near[better], lone[start]
-    share = np.where(weight > 0.0, lone, (1.0 - pull) * share + pull * side)
-    share = share[:, None]
-    return 0.5 * (1.0 + share) * centre[:, 0] + 0.5 * (1.0 - share) * centre[:, 1]
+    return between_feet(centre, np.where(alone, lone, (1.0 - pull) * share + pull * side))
 
 
 def _smooth_height(height: np.ndarray, flying: np.ndarray, fps: float) -> np.ndarray:
@@ -262,11 +261,7 @@ def _lowering(motion: Motion, robot: Robot, feet: np.ndarray, shift: np.ndarray)
 
 def _leg(robot: Robot, foot_name: str) -> tuple[int, float]:
     """Where a leg begins (a place in ``body_names``), and how long it is when straight [m]."""
-    model = robot.model
-    body = model.body(foot_name).id
-    while model.body(model.body_parentid[body]).name != robot.base_name:
-        body = int(model.body_parentid[body])
-    hip = robot.body_names.index(model.body(body).name)
+    hip = robot.body_names.index(robot.model.body(leg_bodies(robot, foot_name)[-1]).name)
     straight = np.zeros((1, len(robot.joint_names)))
     pos, _ = robot.forward_kinematics(np.zeros((1, 3)), np.array([[1.0, 0, 0, 0]]), straight)
     ankle = robot.body_names.index(foot_name)
@@ -285,7 +280,6 @@ def _sole_middle(robot: Robot) -> np.ndarray:
     return np.array(found)
 
 
-def _smooth_step(value: np.ndarray, low: float, high: float) -> np.ndarray:
+def _rise(value: np.ndarray, low: float, high: float) -> np.ndarray:
     """From 0 at ``low`` to 1 at ``high``, without a jump of the first two derivatives."""
-    s = np.clip((value - low) / (high - low), 0.0, 1.0)
-    return np.asarray(s**3 * (10.0 - 15.0 * s + 6.0 * s**2))
+    return track(value, (Key(low, 0.0), Key(high, 1.0)))

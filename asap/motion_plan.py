@@ -100,6 +100,12 @@ def track(time_s: np.ndarray, keys: Sequence[Key]) -> np.ndarray:
     return value
 
 
+def between_feet(centre_w: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Where the ground pushes (T, 2) between soles (T, 2, 2): share (T,) 1 is left, -1 right."""
+    share = share[:, None]
+    return 0.5 * (1.0 + share) * centre_w[:, 0] + 0.5 * (1.0 - share) * centre_w[:, 1]
+
+
 def com_path(zmp_w: np.ndarray, height: np.ndarray, fps: float) -> np.ndarray:
     """Horizontal centre of mass (T, 2) [m] for a zero-moment point (T, 2), by the module's formula.
 

@@ -39,6 +39,10 @@ _ROTORS = ((3.0, 0.0), (10.0, 0.0), (1.0, 0.03), (1.0, 0.1))
 or say what is the default of another simulator."""
 _FELT, _OFTEN = 0.9, 0.995
 """Torque limits are sought from so much of what is asked of motors, at this quantile of rows."""
+_LIMIT = "torque_limit"
+_LATER = (*OF_JOINTS, _LIMIT)
+"""Groups that the descent leaves alone. How joints differ from their group is little: one step from
+the end finds it. Limits are sought at the end, and only if they pay."""
 _PAYS = 0.9
 """A step of Gauss-Newton that leaves more than this of the cost is the last."""
 
@@ -168,13 +172,11 @@ def search(
     parameters = Parameters(own, kinds=config.groups)
     z, wanted = _begin(shooting, parameters, config)
     progress(0.2)
-    limits = _of_groups(parameters, ("torque_limit",))
-    # How joints differ from their group is little: one step from the end finds it.
-    mostly = wanted & ~_of_groups(parameters, OF_JOINTS) & ~limits
+    mostly = wanted & ~_of_groups(parameters, _LATER)
     whole = shooting(parameters)
     z = _descend(whole, z, mostly, config.iterations, lambda part: progress(0.2 + 0.5 * part))
     z, reached = with_limits(whole, parameters, z, mostly, config.iterations)
-    wanted &= reached | ~limits
+    wanted &= reached | ~_of_groups(parameters, (_LIMIT,))
     linear = whole.linear(z)
     progress(0.8)
     return _Chooser(robot, parameters, linear, judge, whole).choose(wanted & linear.free)
@@ -205,7 +207,7 @@ def _begin(
     z = columns[:, int(np.argmin(costs))]
     wanted = _of_groups(parameters, config.groups)
     wanted[delays] = z[delays] != 0.0
-    mostly = wanted & ~_of_groups(parameters, (*OF_JOINTS, "torque_limit"))
+    mostly = wanted & ~_of_groups(parameters, _LATER)
     return rough.solve(z, mostly, iterations=1), wanted
 
 
@@ -264,7 +266,7 @@ def limits_in_reach(parameters: Parameters, windows: Windows, z: np.ndarray) -> 
     speed = windows.qvel[:, robot.qvel_ids]
     asked = robot.stiffness * (windows.target - windows.joint_pos) - robot.damping * speed
     for place, item in enumerate(parameters.items):
-        if item.quantity == "torque_limit":
+        if item.quantity == _LIMIT:
             share = np.abs(asked[:, item.columns]) / robot.torque_limit[item.columns]
             felt = _FELT * float(np.quantile(share, _OFTEN))
             if item.physical(item.low) < felt < 1.0:

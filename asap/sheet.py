@@ -30,6 +30,7 @@ from asap.picture import (
 )
 from asap.robot import Robot
 from asap.rollout import Rollout
+from asap.spans import spans
 from asap_deploy.errors import InputError
 from asap_deploy.npz import write_atomic
 
@@ -292,12 +293,8 @@ def contact_spans(time_s: np.ndarray, contact: np.ndarray) -> list[tuple[float, 
     Returns:
         (start, length) of each contact [s].
     """
-    edges = np.diff(np.concatenate([[False], contact, [False]]).astype(int))
-    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
     until = np.append(time_s, time_s[-1])
-    return [
-        (float(time_s[a]), float(until[b] - time_s[a])) for a, b in zip(starts, ends, strict=True)
-    ]
+    return [(float(time_s[a]), float(until[b] - time_s[a])) for a, b in spans(contact)]
 
 
 def _headline(figure: Figure, rollout: Rollout, width: int, height: int) -> None:

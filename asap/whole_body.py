@@ -71,12 +71,20 @@ def leg_dofs(robot: Robot) -> np.ndarray:
     found: list[int] = []
     model = robot.model
     for foot in robot.foot_names:
-        body = model.body(foot).id
-        while model.body(body).name != robot.base_name:
+        for body in leg_bodies(robot, foot):
             first = int(model.body_dofadr[body])
             found += range(first, first + int(model.body_dofnum[body]))
-            body = model.body_parentid[body]
     return np.array(sorted(found))
+
+
+def leg_bodies(robot: Robot, foot_name: str) -> list[int]:
+    """MuJoCo's bodies from a foot up to the one that hangs on the base."""
+    found, model = [], robot.model
+    body = model.body(foot_name).id
+    while model.body(body).name != robot.base_name:
+        found.append(int(body))
+        body = model.body_parentid[body]
+    return found
 
 
 def _posture_cost(robot: Robot, legs: float) -> np.ndarray:

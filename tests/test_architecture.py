@@ -33,7 +33,7 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap_deploy.ladder",
     "asap_deploy.cli",
     "asap.results asap.safe_pickle asap.shipped asap.onnx_file asap.robot_file asap.camera "
-    "asap.curriculum asap.live_views asap.tangent asap.sensor_noise",
+    "asap.curriculum asap.live_views asap.tangent asap.sensor_noise asap.spans",
     "asap.learned asap.robot_mjcf asap.motion_formats asap.log_columns asap.log_cdr asap.picture",
     "asap.robot_spec asap.log_csv asap.log_ros asap.log_clean asap.recording",
     "asap.robot_fields asap.robot_soles asap.log_tables asap.robot_check "

@@ -137,7 +137,7 @@ def test_speed_of_a_study_is_relative_to_the_first_candidate(study):
     rows = {row.label: row for row in study[0].rows}
     assert rows["log noise"].ratio_speed is None
     assert rows["implicitfast 10 ms"].ratio_speed == (1.0, 1.0, 1.0)
-    assert 0.0 < rows["implicitfast 2 ms"].ratio_speed.value < 1.0  # five times the physics steps
+    assert rows["implicitfast 2 ms"].ratio_speed.value < 0.8  # five times the physics steps
 
 
 def test_study_becomes_json_and_a_table(study):

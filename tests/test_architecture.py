@@ -75,8 +75,11 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.delta_doubt asap.posttrain.episode",
     "asap.posttrain.task",
     "asap.posttrain.views asap.posttrain.corridor asap.posttrain.collect asap.posttrain.actors",
-    "asap.posttrain.soft_q",
-    "asap.posttrain.rlpd",
+    "asap.posttrain.soft_q asap.posttrain.regress asap.posttrain.operators "
+    "asap.posttrain.grape",
+    "asap.posttrain.rlpd asap.posttrain.on_policy asap.posttrain.rldg",
+    "asap.posttrain.hil asap.posttrain.ire",
+    "asap.posttrain.miniatures",
     "asap.align_judge asap.align_config asap.align_words asap.bench_fit",
     "asap.align asap.align_blocks asap.align_charts",
     "asap.bench_align asap.align_parameters",

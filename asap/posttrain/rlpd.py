@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asap.posttrain.actors import RSAMPLE, Bounded, require
+from asap.posttrain.actors import RSAMPLE, Bounded, Gaussian, require
 from asap.posttrain.collect import Operator, collect
 from asap.posttrain.episode import Episode
 from asap.posttrain.soft_q import SoftQ, SoftQConfig
@@ -96,7 +96,7 @@ def rlpd(
                              seed)  # fmt: skip
     online, shown, clipped = Buffer(), Buffer(), 0.0
     if config.prior_share and not prior and operator is None:
-        raise InputError("rlpd needs prior episodes; without any it is SAC: --prior-share 0")
+        raise InputError("rlpd needs prior episodes; without any it is SAC: prior_share 0")
     if prior and config.prior_share:
         rows, clipped = rows_of(prior, task, actor, gamma=config.q.gamma)
         shown.add(rows)
@@ -125,7 +125,7 @@ def rlpd(
     return Tuned(curve, found, intervened, clipped)
 
 
-def look(steps: int, actor: Bounded, judge: Task, episodes: int) -> Look:
+def look(steps: int, actor: Bounded | Gaussian, judge: Task, episodes: int) -> Look:
     """Greedy episodes, always from the same starts."""
     found = collect(judge, actor.best, episodes, np.random.default_rng(10_000))
     return Look(steps, float(np.mean([one.success for one in found])),

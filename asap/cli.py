@@ -25,6 +25,7 @@ from asap import (
     cli_bench,
     cli_bench_align,
     cli_bench_logs,
+    cli_bench_posttrain,
     cli_data,
     cli_fit,
     cli_logs,
@@ -32,6 +33,8 @@ from asap import (
     cli_policy,
     cli_teach,
     cli_train,
+    cli_tune,
+    cli_tune_rldg,
     cli_twin,
     results,
 )
@@ -62,6 +65,12 @@ COMMANDS: dict[str, type[Common]] = {
     "report": cli_align.Report,
     "fit": cli_fit.Fit,
     "align": cli_align.Align,
+    "tune rlpd": cli_tune.TuneRlpd,
+    "tune hil": cli_tune.TuneHil,
+    "tune conrft": cli_tune.TuneConrft,
+    "tune grape": cli_tune.TuneGrape,
+    "tune ire": cli_tune.TuneIre,
+    "tune rldg": cli_tune_rldg.TuneRldg,
     "twin": cli_twin.Twin,
     "bench sim": cli_bench.BenchSim,
     "bench integrators": cli_bench.BenchIntegrators,
@@ -69,6 +78,7 @@ COMMANDS: dict[str, type[Common]] = {
     "bench gap": cli_bench.BenchGap,
     "bench logs": cli_bench_logs.BenchLogs,
     "bench align": cli_bench_align.BenchAlign,
+    "bench posttrain": cli_bench_posttrain.BenchPosttrain,
     "bench published": cli_bench.BenchPublished,
 }
 

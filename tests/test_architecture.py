@@ -72,13 +72,16 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.cli_common asap.bench_train asap.bench_gap asap.replay_view asap.closed_loop "
     "asap.fit asap.next_motion asap.bench_logs asap.sysid_check",
     "asap.cli_progress asap.finetune asap.fit_files asap.stages",
-    "asap.delta_doubt asap.posttrain.episode",
-    "asap.posttrain.task",
-    "asap.posttrain.views asap.posttrain.corridor asap.posttrain.collect asap.posttrain.actors",
+    "asap.delta_doubt asap.posttrain.episode asap.posttrain.graph_net asap.posttrain.rebuilt",
+    "asap.posttrain.task asap.posttrain.residual_onnx asap.posttrain.tuned_policy "
+    "asap.posttrain.actors",
+    "asap.posttrain.humanoid asap.posttrain.views asap.posttrain.corridor asap.posttrain.collect "
+    "asap.posttrain.consistency",
     "asap.posttrain.soft_q asap.posttrain.regress asap.posttrain.operators "
-    "asap.posttrain.grape",
+    "asap.posttrain.grape asap.posttrain.physics_gap asap.posttrain.tuning",
     "asap.posttrain.rlpd asap.posttrain.on_policy asap.posttrain.rldg",
-    "asap.posttrain.hil asap.posttrain.ire",
+    "asap.posttrain.student asap.posttrain.hil asap.posttrain.ire asap.posttrain.conrft",
+    "asap.posttrain.conrft_miniature asap.cli_tune_common",
     "asap.posttrain.miniatures",
     "asap.align_judge asap.align_config asap.align_words asap.bench_fit",
     "asap.align asap.align_blocks asap.align_charts",
@@ -86,7 +89,8 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.align_page asap.gap_page",
     "asap.cli_bench asap.cli_data asap.cli_fit asap.cli_logs asap.cli_motions asap.cli_policy "
     "asap.cli_train asap.cli_twin",
-    "asap.cli_align asap.cli_bench_logs asap.cli_teach",
+    "asap.cli_align asap.cli_bench_logs asap.cli_teach asap.cli_tune "
+    "asap.cli_bench_posttrain asap.cli_tune_rldg",
     "asap.cli_bench_align",
     "asap.cli",
 )

@@ -12,7 +12,7 @@ policy that lacks one is refused at the start, with what to do about it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
+from asap.posttrain.graph_net import GraphNet
 from asap_deploy.errors import InputError
 
 SQUASHED_LIMIT = 1.0 - 1e-5
@@ -46,6 +47,35 @@ def mlp(widths: Sequence[int], activation: type[nn.Module] = nn.ELU, *, norm: bo
     return nn.Sequential(*layers)
 
 
+class InputNorm(nn.Module):
+    """Inputs as data have them: mean 0, spread 1, nothing beyond +- 10."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, rows: np.ndarray) -> None:
+        """From inputs (R, D)."""
+        super().__init__()
+        rows = np.asarray(rows, np.float32)
+        self.register_buffer("mean", torch.as_tensor(rows.mean(axis=0)))
+        self.register_buffer("std", torch.as_tensor(rows.std(axis=0) + 0.05))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Normalise (N, D)."""
+        return (values - self.mean) / self.std
+
+
+def folded(net: nn.Sequential) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Weights and biases of a network's layers, its normalisation inside the first."""
+    layers = [(one.weight.detach().double().numpy(), one.bias.detach().double().numpy())
+              for one in net if isinstance(one, nn.Linear)]  # fmt: skip
+    if isinstance(net[0], InputNorm):
+        mean, std = net[0].mean.double().numpy(), net[0].std.double().numpy()
+        weight, bias = layers[0]
+        layers[0] = weight / std, bias - weight @ (mean / std)
+    return [(weight.astype(np.float32), bias.astype(np.float32)) for weight, bias in layers]
+
+
 class Head(Protocol):
     """A network whose actions lie within +- 1."""
 
@@ -63,7 +93,7 @@ class Head(Protocol):
         """(N,) loss of behaviour cloning."""
         ...
 
-    def parameters(self) -> object:
+    def parameters(self) -> Iterator[nn.Parameter]:
         """What is trained."""
         ...
 
@@ -73,16 +103,20 @@ class SquashedGaussian(nn.Module):
 
     caps = frozenset({RSAMPLE, LOG_PROB})
 
-    def __init__(self, width: int, actions: int, hidden: Sequence[int]) -> None:
-        """At first an action near 0 with a spread of 0.6."""
+    def __init__(self, width: int, actions: int, hidden: Sequence[int], *,
+                 normal: InputNorm | None = None, log_std: float = -0.5) -> None:  # fmt: skip
+        """At first an action near 0 with this spread."""
         super().__init__()
+        self.actions = actions
         self.net = mlp([width, *hidden, 2 * actions])
+        if normal is not None:
+            self.net.insert(0, normal)
         last = self.net[-1]
         assert isinstance(last, nn.Linear)
         with torch.no_grad():
             last.weight.mul_(0.01)
             last.bias.zero_()
-            last.bias[actions:] = -0.5
+            last.bias[actions:] = log_std
 
     def _gaussian(self, observation: torch.Tensor) -> Normal:
         mean, log_std = self.net(observation).chunk(2, dim=-1)
@@ -97,6 +131,11 @@ class SquashedGaussian(nn.Module):
     def mean(self, observation: torch.Tensor) -> torch.Tensor:
         """Tanh of the mean."""
         return torch.tanh(self._gaussian(observation).mean)
+
+    def layers(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """A plain network whose tanh is the mean."""
+        *hidden, (weight, bias) = folded(self.net)
+        return [*hidden, (weight[: self.actions], bias[: self.actions])]
 
     def log_prob(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """(N,) of actions within +- ``SQUASHED_LIMIT``."""
@@ -196,13 +235,21 @@ class Gaussian:
         """As they are: nothing is outside."""
         return np.asarray(action, np.float32), 0.0
 
-    def linear(self) -> list[nn.Linear]:
-        """Layers from the input to the action."""
-        return [module for module in self.net.modules() if isinstance(module, nn.Linear)]
-
     def trunk(self) -> list[nn.Parameter]:
-        """All weights but those of the last hidden layer and the last one."""
-        return [weight for layer in self.linear()[:-2] for weight in layer.parameters()]
+        """All weights but those of the last hidden layer and the last one.
+
+        Raises:
+            InputError: If there are no more layers than these.
+        """
+        if isinstance(self.net, GraphNet):
+            trunk = self.net.trunk()
+        else:
+            linear = [module for module in self.net.modules() if isinstance(module, nn.Linear)]
+            trunk = [weight for layer in linear[:-2] for weight in layer.parameters()]
+        if not trunk:
+            raise InputError("this policy has two layers or fewer: there is no trunk to hold, and "
+                             "no place for what it knows; distil it into a deeper one")  # fmt: skip
+        return trunk
 
 
 def require(caps: frozenset[str], wanted: str, recipe: str) -> None:

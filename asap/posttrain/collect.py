@@ -115,5 +115,6 @@ def _episode(
         terminated=np.array([one.terminated[env] for one in steps]),
         truncated=np.array([one.truncated[env] for one in steps]),
         success=bool(steps[-1].success[env]), judge="rule", robot=task.name,
-        environment=task.environment, policy_sha256=sha256, seed=seed, control_dt=task.control_dt,
+        environment=task.environment, motion=task.motion,
+        policy_sha256=sha256, seed=seed, control_dt=task.control_dt,
     )  # fmt: skip

@@ -44,7 +44,7 @@ class CorridorConfig:
 class Corridor:
     """N point masses."""
 
-    name, environment, control_dt = "corridor", "nominal", 0.1
+    name, motion, environment, control_dt = "corridor", "", "nominal", 0.1
     action_names = ("push_x", "push_y")
     observation_width = 8
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asap.posttrain.actors import Bounded, Gaussian
+from asap.posttrain.actors import Bounded, Gaussian, InputNorm
 from asap.posttrain.collect import Operator, collect
 from asap.posttrain.episode import Episode
 from asap.posttrain.regress import CloneConfig, Shown, clone
@@ -53,7 +53,7 @@ class Corrected(NamedTuple):
 
 def hil(
     task: Task, actor: Bounded, demos: Sequence[Episode], operator: Operator | None,
-    config: HilConfig, *, seed: int, judge: Task,
+    config: HilConfig, *, seed: int, judge: Task, normal: InputNorm | None = None,
     looked: Callable[[Look], None] = lambda look: None,
 ) -> Corrected:  # fmt: skip
     """Learn with somebody's help.
@@ -66,11 +66,12 @@ def hil(
         config: How.
         seed: Of everything random.
         judge: Where looks are taken.
+        normal: Of observations.
         looked: Told every look.
     """
     learn = config.learn
     tuned = rlpd(task, actor, demos, learn, seed=seed, judge=judge, operator=operator,
-                 looked=looked)  # fmt: skip
+                 normal=normal, looked=looked)  # fmt: skip
     return Corrected(tuned, thirds(tuned.intervened))
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from asap.posttrain import conrft_miniature
 from asap.posttrain.actors import Bounded, Gaussian, SquashedGaussian, mlp
 from asap.posttrain.collect import Act, acting_on_states, collect
 from asap.posttrain.corridor import Corridor, CorridorConfig, Walker, progress
@@ -109,13 +110,13 @@ def rldg_miniature(seed: int, *, successes: int = 10) -> Miniature:
     })  # fmt: skip
 
 
-_TURNS, _UNSEEN_TURNS = (0.9, -0.9, 1.3), (0.6, -0.6, 1.1)
+_TURNS, _UNSEEN_TURNS = (0.9, -0.9, 1.2), (0.6, -0.6, 1.0)
 
 
 def ire_miniature(seed: int) -> Miniature:
     """Actuators turned three ways, one after the other; experts go straight on."""
     rng, home = np.random.default_rng(seed), Corridor(50)
-    experts = shown_by(Walker(rng, pace=0.8, noise=0.3), home, 30, rng)
+    experts = shown_by(Walker(rng, pace=0.8, noise=0.7), home, 60, rng)
     arms = {}
     configs = {"sft": None, "ppo with replay": IreConfig(replay=True), "ire": IreConfig(),
                "trunk held in both": IreConfig(hold_both=True)}  # fmt: skip
@@ -185,13 +186,17 @@ class Stuck:
         """Nobody has been seen."""
         self._best, self._since = np.zeros(0), np.zeros(0, dtype=int)
 
+    def begin(self, env_ids: np.ndarray) -> None:
+        """These begin anew."""
+        if len(self._best) <= env_ids.max():
+            self._best = np.zeros(env_ids.max() + 1)
+            self._since = np.zeros(env_ids.max() + 1, dtype=int)
+        self._best[env_ids], self._since[env_ids] = -np.inf, 0
+
     def __call__(self, channels: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(N,) bool; an episode begins at rest near the start."""
+        """(N,) bool."""
         along = progress(channels["pos"])
-        if len(self._best) != len(along):
-            self._best, self._since = along.copy(), np.zeros(len(along), dtype=int)
-        begins = (along < 0.3) & (np.linalg.norm(channels["vel"], axis=1) == 0.0)
-        farther = begins | (along > self._best + 0.02)
+        farther = along > self._best + 0.02
         self._best = np.where(farther, along, self._best)
         self._since = np.where(farther, 0, self._since + 1)
         return self._since > 8
@@ -220,7 +225,8 @@ def _bounded(seed: int) -> Bounded:
 
 def _operator(seed: int) -> Scripted:
     walker = Walker(np.random.default_rng(seed), pace=0.7, noise=0.3)
-    return Scripted(Stuck(), walker.act)
+    stuck = Stuck()
+    return Scripted(stuck, walker.act, begin=stuck.begin)
 
 
 def _curve(looks: Sequence[Look]) -> dict[str, Any]:
@@ -276,11 +282,26 @@ def _cloned_choice(seed: int) -> Gaussian:
     return actor
 
 
+def conrft_arms(seed: int) -> Miniature:
+    """Cloning goes on while values take over: no fall, and faster than the demonstrations."""
+    looks = conrft_miniature.run(seed)
+    demos = looks.pop(conrft_miniature.DEMOS)[0].length
+    arms = {arm: _curve(some) | {"offline": some[0].success} for arm, some in looks.items()}
+    ours, sft = looks["conrft"], looks["sft"]
+    return Miniature(arms | {"demos": {"success": 1.0, "steps": demos}}, {
+        "offline as well as cloning": ours[0].success >= sft[0].success - 0.05,
+        "no fall online": min(one.success for one in ours[1:]) >= 0.9,
+        "faster than the demonstrations": ours[-1].length <= 0.85 * demos,
+        "raw values and all rows fall": min(one.success for one in sft[1:]) <= 0.5,
+    })  # fmt: skip
+
+
 MINIATURES: dict[str, Callable[[int], Miniature]] = {
     "rlpd": rlpd_miniature,
     "hil": hil_miniature,
     "rldg": rldg_miniature,
     "ire": ire_miniature,
+    "conrft": conrft_arms,
     "grape": grape_miniature,
 }
 """By recipe."""

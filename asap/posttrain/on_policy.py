@@ -19,7 +19,6 @@ from asap.posttrain.regress import held
 from asap.posttrain.task import Task
 from asap.ppo import PpoConfig, TrackerPPO
 from asap.vecenv import TrackingVecEnv
-from asap_deploy.errors import InputError
 
 
 def small_ppo() -> PpoConfig:
@@ -104,16 +103,12 @@ def improve(
 
     Returns:
         Share of episodes of the last iteration that succeeded.
-
-    Raises:
-        InputError: If the actor is no plain network.
     """
     ppo = TrackerPPO(TrackingVecEnv(Restarting(task, np.random.default_rng(seed))), stage.ppo, seed)
     facts: dict[str, float] = {}
     with _lent(ppo, actor), held(hold(actor)):
         for iteration in range(stage.iterations):
-            warming = actor.linear() if iteration < stage.warmup else []
-            with held([weight for layer in warming for weight in layer.parameters()]):
+            with held([*actor.net.parameters()] if iteration < stage.warmup else []):
                 facts = ppo.iterate(iteration / stage.iterations)
             after(iteration)
     ended = facts["ended"]
@@ -123,15 +118,11 @@ def improve(
 @contextmanager
 def _lent(ppo: TrackerPPO, actor: Gaussian) -> Iterator[None]:
     """PPO trains the actor's own layers; its spread is the actor's, and stays."""
-    layers = [*actor.net] if isinstance(actor.net, nn.Sequential) else []
-    if not layers or not isinstance(layers[-1], nn.Linear):
-        raise InputError("PPO on a task trains plain networks; distil it first: `asap tune rldg`")
     tracker = ppo.tracker
-    tracker.towers.policy_net = nn.Sequential(*layers[:-1])
-    tracker.action_net = layers[-1]
-    width = layers[0].in_features
+    tracker.towers.policy_net = nn.Sequential(actor.net)
+    tracker.action_net = nn.Identity()
     norm = tracker.towers.actor_norm
-    norm.freeze(torch.zeros(width), torch.ones(width), None)
+    norm.freeze(torch.zeros_like(norm.mean), torch.ones_like(norm.mean), None)
     with torch.no_grad():
         tracker.log_std.copy_(actor.log_std)
     tracker.log_std.requires_grad_(False)

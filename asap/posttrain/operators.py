@@ -30,7 +30,7 @@ class Scripted:
 
     def __init__(
         self, wrong: Callable[[States], np.ndarray], act: Callable[[States], np.ndarray], *,
-        hold: int = 6, pause: int = 6,
+        hold: int = 6, pause: int = 6, begin: Callable[[np.ndarray], None] = lambda env_ids: None,
     ) -> None:  # fmt: skip
         """Nobody has begun.
 
@@ -39,12 +39,15 @@ class Scripted:
             act: What is done then (N, A).
             hold: Steps that an intervention lasts.
             pause: Steps without one after it.
+            begin: Told which robots (n,) begin, where ``wrong`` remembers.
         """
+        self._begin = begin
         self._wrong, self._act, self._hold, self._pause = wrong, act, hold, pause
         self._left = np.zeros(0, dtype=int)
 
     def begin(self, env_ids: np.ndarray) -> None:
         """Hands off."""
+        self._begin(env_ids)
         if len(self._left) <= env_ids.max():
             self._left = np.zeros(env_ids.max() + 1, dtype=int)
         self._left[env_ids] = -self._pause

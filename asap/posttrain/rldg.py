@@ -43,6 +43,8 @@ class Specialist(NamedTuple):
 
     act: Act
     task: Task
+    seen_as: Task | None = None
+    """Rebuilds what the student sees of the same episodes; by default it sees the same"""
 
 
 class Taught(NamedTuple):
@@ -77,7 +79,7 @@ def rldg(
         told(f"specialist {place + 1} of {len(specialists)}")
         found = successes(one, config, rng)
         episodes += found
-        rows = Shown.of(found, one.task)
+        rows = Shown.of(found, one.seen_as or one.task)
         shown = rows if shown is None else shown.plus(rows)
     if shown is None:
         raise InputError("rldg needs at least one specialist")
@@ -115,14 +117,9 @@ def labelled(
     student: Gaussian, one: Specialist, config: RldgConfig, rng: np.random.Generator
 ) -> Shown:
     """States that the student comes to, with what the specialist would do there."""
-    wanted: list[np.ndarray] = []
-
-    def act(observation: np.ndarray) -> np.ndarray:
-        wanted.append(one.act(observation))
-        return student.best(observation)
-
-    found = collect(one.task, act, min(config.successes, one.task.num_envs), rng)
-    seen = np.concatenate([one.task.observations(episode)[:-1] for episode in found])
-    label = np.concatenate([np.stack([row[env] for row in wanted[: episode.steps]])
-                            for env, episode in enumerate(found)])  # fmt: skip
+    where = one.seen_as or one.task
+    found = collect(where, student.best, config.successes, rng)
+    seen = np.concatenate([where.observations(episode)[:-1] for episode in found])
+    # What a specialist sees of the student's episode, its own past included, is rebuilt.
+    label = np.concatenate([one.act(one.task.observations(episode)[:-1]) for episode in found])
     return Shown(seen, label.astype(np.float32), np.ones(len(label), np.float32))

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from asap.posttrain.actors import RSAMPLE, Bounded, Gaussian, require
+from asap.posttrain.actors import RSAMPLE, Bounded, Gaussian, InputNorm, require
 from asap.posttrain.collect import Operator, collect
 from asap.posttrain.episode import Episode
 from asap.posttrain.soft_q import SoftQ, SoftQConfig
@@ -36,6 +37,8 @@ class RlpdConfig:
     judge_every: int = 250
     """Steps between looks."""
     judge_episodes: int = 10
+    keep_best: bool = False
+    """End with the head of the best look, by return, the start among them."""
     q: SoftQConfig = field(default_factory=SoftQConfig.cpu)
     """The engine."""
 
@@ -53,6 +56,8 @@ class Look(NamedTuple):
     """Share of greedy episodes"""
     length: float
     """Mean steps of an episode"""
+    value: float = 0.0
+    """Mean sum of rewards of an episode"""
 
 
 class Tuned(NamedTuple):
@@ -70,6 +75,7 @@ class Tuned(NamedTuple):
 def rlpd(
     task: Task, actor: Bounded, prior: Sequence[Episode], config: RlpdConfig, *, seed: int,
     judge: Task, operator: Operator | None = None, engine: SoftQ | None = None,
+    normal: InputNorm | None = None,
     looked: Callable[[Look], None] = lambda look: None,
     scheduled: Callable[[float, SoftQ], None] = lambda share, engine: None,
 ) -> Tuned:  # fmt: skip
@@ -84,6 +90,7 @@ def rlpd(
         judge: Where looks are taken: robots side by side.
         operator: Who may take over; what they do is shown and joins the prior data.
         engine: One that has learned already.
+        normal: Of observations, for a new engine.
         looked: Told every look.
         scheduled: Called with the share of steps that is done, to change weights.
 
@@ -93,7 +100,7 @@ def rlpd(
     require(actor.caps, RSAMPLE, "rlpd")
     rng = np.random.default_rng(seed)
     engine = engine or SoftQ(actor.head, task.observation_width, len(task.action_names), config.q,
-                             seed)  # fmt: skip
+                             seed, normal)  # fmt: skip
     online, shown, clipped = Buffer(), Buffer(), 0.0
     if config.prior_share and not prior and operator is None:
         raise InputError("rlpd needs prior episodes; without any it is SAC: prior_share 0")
@@ -101,7 +108,8 @@ def rlpd(
         rows, clipped = rows_of(prior, task, actor, gamma=config.q.gamma)
         shown.add(rows)
     found: list[Episode] = []
-    curve: list[Look] = []
+    curve = [look(0, actor, judge, config.judge_episodes)] if config.keep_best else []
+    kept = _Kept(actor, curve)
     intervened: list[float] = []
     steps = 0
     while steps < config.steps:
@@ -122,14 +130,39 @@ def rlpd(
         if steps // config.judge_every > before // config.judge_every:
             curve.append(look(steps, actor, judge, config.judge_episodes))
             looked(curve[-1])
+            kept.compare(curve[-1])
+    if config.keep_best:
+        kept.restore()
     return Tuned(curve, found, intervened, clipped)
+
+
+class _Kept:
+    """The head of the best look."""
+
+    def __init__(self, actor: Bounded, curve: Sequence[Look]) -> None:
+        self._actor = actor
+        self._best = max((one.value for one in curve), default=-np.inf)
+        self._state = self._copy()
+
+    def compare(self, one: Look) -> None:
+        if one.value > self._best:
+            self._best, self._state = one.value, self._copy()
+
+    def restore(self) -> None:
+        for weight, old in zip(self._actor.head.parameters(), self._state, strict=True):
+            weight.data.copy_(old)
+
+    def _copy(self) -> list[torch.Tensor]:
+        return [weight.detach().clone() for weight in self._actor.head.parameters()]
 
 
 def look(steps: int, actor: Bounded | Gaussian, judge: Task, episodes: int) -> Look:
     """Greedy episodes, always from the same starts."""
     found = collect(judge, actor.best, episodes, np.random.default_rng(10_000))
-    return Look(steps, float(np.mean([one.success for one in found])),
-                float(np.mean([one.steps for one in found])))  # fmt: skip
+    success = [bool(one.success) for one in found]
+    value = [judge.reward(one.reward_terms).sum() for one in found]
+    length = [one.steps for one in found]
+    return Look(steps, *(float(np.mean(numbers)) for numbers in (success, length, value)))
 
 
 def _mix(online: Buffer, shown: Buffer, share: float) -> Mix:

@@ -54,6 +54,8 @@ class SoftQConfig:
     """Whether targets count the entropy to come."""
     floor_weight: float = 0.0
     """Of the conservative term whose values are floored at what the data reached (Cal-QL)."""
+    floor_actions: int = 10
+    """Of each kind that it looks at: any, the policy's, the policy's afterwards."""
     clone_weight: float = 0.0
     """Of behaviour cloning in the actor's loss."""
     clone_rows: Literal["shown", "all"] = "shown"
@@ -77,6 +79,7 @@ class SoftQConfig:
         small: dict[str, object] = {
             "critics": 4, "hidden": (64, 64), "batch": 128, "critic_steps": 8, "gamma": 0.97,
             "tau": 0.02, "learning_rate": 1e-3, "temperature": 0.02, "entropy_backup": False,
+            "floor_actions": 4,
         }  # fmt: skip
         return cls(**{**small, **changes})  # type: ignore[arg-type]
 
@@ -92,9 +95,10 @@ class Samples(Protocol):
 class Critics(nn.Module):
     """E networks side by side, one matrix product a layer."""
 
-    def __init__(self, width: int, config: SoftQConfig) -> None:
+    def __init__(self, width: int, config: SoftQConfig, normal: nn.Module | None = None) -> None:
         """Each begins differently."""
         super().__init__()
+        self.normal = normal or nn.Identity()
         widths = [width, *config.hidden, 1]
         members, self.norm = config.critics, config.layer_norm
         self.weights, self.biases, self.scales, self.shifts = (nn.ParameterList() for _ in range(4))
@@ -111,7 +115,7 @@ class Critics(nn.Module):
         self, observation: torch.Tensor, action: torch.Tensor, members: list[int] | None = None
     ) -> torch.Tensor:
         """Values (E, N), or of some members alone."""
-        given = torch.cat([observation, action], dim=-1)
+        given = torch.cat([self.normal(observation), action], dim=-1)
         chosen = slice(None) if members is None else members
         value = given.expand(len(self.weights[0][chosen]), *given.shape)
         for depth, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -129,7 +133,13 @@ class SoftQ:
     """Critics, their targets, the actor's steps and the temperature."""
 
     def __init__(
-        self, head: Head, width: int, actions: int, config: SoftQConfig, seed: int
+        self,
+        head: Head,
+        width: int,
+        actions: int,
+        config: SoftQConfig,
+        seed: int,
+        normal: nn.Module | None = None,
     ) -> None:
         """Make critics.
 
@@ -139,14 +149,15 @@ class SoftQ:
             actions: A.
             config: How.
             seed: Of weights and draws; torch's generator is set.
+            normal: Of observations, where they are not about 1.
         """
         torch.manual_seed(seed)
         self.head, self.config, self.actions = head, config, actions
-        self.critics = Critics(width + actions, config)
+        self.critics = Critics(width + actions, config, normal)
         self.targets = copy.deepcopy(self.critics)
         rate = config.learning_rate
         self._critic_steps = torch.optim.Adam(self.critics.parameters(), lr=rate, foreach=True)
-        self._actor_steps = torch.optim.Adam(head.parameters(), lr=rate, foreach=True)  # type: ignore[arg-type]
+        self._actor_steps = torch.optim.Adam(head.parameters(), lr=rate, foreach=True)
         self._log_alpha = nn.Parameter(torch.tensor(float(np.log(config.temperature or 1.0))))
         self._alpha_steps = torch.optim.Adam([self._log_alpha], lr=rate)
         self.clone_weight, self.value_weight = config.clone_weight, config.value_weight
@@ -195,7 +206,7 @@ class SoftQ:
 
     def _conservative(self, rows: TensorRows, values: torch.Tensor) -> torch.Tensor:
         """Push down actions that the data do not have, but not below what the data reached."""
-        count, size = 8, len(rows.reward)
+        count, size = self.config.floor_actions, len(rows.reward)
         with torch.no_grad():
             seen = rows.observation.repeat(count, 1)
             own = self.head.sample(seen)[0]

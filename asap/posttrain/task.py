@@ -43,6 +43,11 @@ class Task(Protocol):
         ...
 
     @property
+    def motion(self) -> str:
+        """Clip that is tracked, or nothing."""
+        ...
+
+    @property
     def environment(self) -> str:
         """real, nominal or corrected:HASH."""
         ...

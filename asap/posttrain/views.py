@@ -7,6 +7,7 @@ batch = mix.sample(rng, 256)                     # 128 and 128, never about 128
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -91,6 +92,7 @@ class Buffer:
     def __init__(self, capacity: int = 200_000) -> None:
         """Empty."""
         self.capacity, self.rows = capacity, 0
+        self._alone = threading.Lock()
         self._parts: Rows | None = None
 
     def __len__(self) -> int:
@@ -98,7 +100,11 @@ class Buffer:
         return min(self.rows, self.capacity)
 
     def add(self, rows: Rows) -> None:
-        """Take rows in, at once: a reader never meets half of them."""
+        """Take rows in, at once: a reader in another thread never meets half of them."""
+        with self._alone:
+            self._add(rows)
+
+    def _add(self, rows: Rows) -> None:
         rows = rows if len(rows) <= self.capacity else rows.take(np.arange(-self.capacity, 0))
         if self._parts is None:
             self._parts = Rows(*(np.zeros((self.capacity, *a.shape[1:]), a.dtype) for a in rows))
@@ -113,9 +119,10 @@ class Buffer:
         Raises:
             InputError: If there is none.
         """
-        if self._parts is None or len(self) == 0:
-            raise InputError("nothing to learn from: a view of the mix is empty")
-        return self._parts.take(rng.integers(0, len(self), count))
+        with self._alone:
+            if self._parts is None or len(self) == 0:
+                raise InputError("nothing to learn from: a view of the mix is empty")
+            return self._parts.take(rng.integers(0, len(self), count))
 
 
 class Mix:

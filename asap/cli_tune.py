@@ -1,0 +1,305 @@
+"""The commands of post-training: ``asap tune rlpd``, ``hil``, ``conrft``, ``grape``, ``ire``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from asap.cli_tune_common import Said, Tune, announced, looks
+from asap.correction import Correction
+from asap.inputs import open_policy
+from asap.posttrain.actors import Bounded, Gaussian
+from asap.posttrain.collect import Operator, collect
+from asap.posttrain.conrft import ConrftConfig, conrft
+from asap.posttrain.consistency import ConsistencyHead
+from asap.posttrain.episode import DEMO, Episode, load_episodes
+from asap.posttrain.grape import GrapeConfig, Round, grape
+from asap.posttrain.graph_net import GraphNet
+from asap.posttrain.hil import HilConfig, hil
+from asap.posttrain.ire import IreConfig, TaskDone, ire
+from asap.posttrain.on_policy import PpoStage, small_ppo
+from asap.posttrain.operators import Masked, Recorded, Scripted
+from asap.posttrain.physics_gap import LARGEST, check_gap, physics_gap
+from asap.posttrain.rlpd import RlpdConfig, rlpd
+from asap.posttrain.soft_q import SoftQConfig
+from asap.posttrain.tuning import Setting
+from asap.robot import Robot
+from asap_deploy.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneRlpd(Tune):
+    """Few steps of the robot, with prior data in half of every minibatch (RLPD).
+
+    What learns is a bounded residual on the frozen policy. Prior data are episodes of any recipe,
+    or, without any, what the policy does in the simulator. `--prior-share 0` is the control.
+    """
+
+    recipe: ClassVar[str] = "rlpd"
+    data: tuple[Path, ...] = ()
+    """Files of episodes, `episodes.npz` of any recipe."""
+    prior_robot: str = ""
+    """Twin that plays the robot whose data there are, for example g1@worn; without --data."""
+    prior_episodes: int = 16
+    """Episodes of the start, where no --data are given."""
+    steps: int = 20_000
+    """Of the robot, all together."""
+    prior_share: float = 0.5
+    """Of every minibatch."""
+    bound: float = 0.3
+    """How far the residual may move an action, in units of the action."""
+    largest_gap: float = LARGEST
+    """Prior data are refused where 0.2 s of them end so many times as far from what the simulator
+    predicts as its own episodes do."""
+    preset: Literal["cpu", "paper"] = "cpu"
+    """paper: ten critics of 256 by 256, twenty steps of them for each of the robot: days here."""
+
+    def learn(
+        self, setting: Setting, said: Said
+    ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
+        """Learn."""
+        own = setting.shown(self.prior_episodes, self.seed + 1)
+        prior = self._prior(setting) or own
+        facts: dict[str, Any] = {}
+        if prior is not own and self.prior_share:
+            gap = physics_gap(setting.task, prior, own)
+            said(f"0.2 s ahead the simulator is {gap.prior:.2f} deg off the prior data, "
+                 f"{gap.own:.2f} deg off its own")  # fmt: skip
+            check_gap(gap, self.largest_gap)
+            facts["gap"] = gap._asdict() | {"ratio": gap.ratio}
+        normal = setting.normal(prior)
+        actor = setting.residual(normal, bound=self.bound, seed=self.seed)
+        q = SoftQConfig() if self.preset == "paper" else robot_q()
+        config = RlpdConfig(steps=self.steps, random_steps=0, prior_share=self.prior_share,
+                            judge_every=max(1, self.steps // 10), judge_episodes=16,
+                            keep_best=True, q=q)  # fmt: skip
+        said(announced(setting, prior, self.steps, self.steps * q.critic_steps))
+        found = rlpd(setting.task, actor, prior, config, seed=self.seed, judge=setting.task,
+                     normal=normal, looked=looks(said))  # fmt: skip
+        facts |= {"curve": [one._asdict() for one in found.curve], "prior_clipped": found.clipped}
+        return actor, found.episodes, facts
+
+    def _prior(self, setting: Setting) -> list[Episode]:
+        if self.data or not self.prior_robot:
+            return [one for path in self.data for one in load_episodes(path)]
+        task = setting.on(Robot.load(self.prior_robot), self.num_envs, environment="real")
+        rng = np.random.default_rng(self.seed + 1)
+        return collect(task, setting.policy.act, self.prior_episodes, rng,
+                       policy_sha256=setting.policy.sha256)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneHil(Tune):
+    """Somebody watches and corrects while a bounded residual learns (HIL-SERL).
+
+    The operator is another policy that takes over, briefly, where the robot is far from the motion;
+    or the interventions of an earlier run. Nobody takes over legs of a real robot.
+    """
+
+    recipe: ClassVar[str] = "hil"
+    operator: Path
+    """ONNX file of a policy for the same joints that takes over, or an `episodes.npz` whose
+    interventions are repeated."""
+    joints: tuple[str, ...] = ()
+    """Parts of names of joints that the operator may move; all by default."""
+    off_m: float = 0.15
+    """The operator takes over where points of the robot are so far from the motion [m]."""
+    steps: int = 20_000
+    """Of the robot, all together."""
+    bound: float = 0.3
+    """How far the residual may move an action, in units of the action."""
+
+    def learn(
+        self, setting: Setting, said: Said
+    ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
+        """Learn."""
+        shown = setting.shown(self.num_envs, self.seed + 1)
+        normal = setting.normal(shown)
+        actor = setting.residual(normal, bound=self.bound, seed=self.seed)
+        config = RlpdConfig(steps=self.steps, random_steps=0, judge_every=max(1, self.steps // 10),
+                            judge_episodes=16, keep_best=True, q=robot_q())  # fmt: skip
+        names = setting.task.action_names
+        operator = Masked(self._operator(setting), names, self.joints or names, hardware=False)
+        said(announced(setting, [], self.steps, self.steps * config.q.critic_steps))
+        found = hil(setting.task, actor, [], operator, HilConfig(learn=config), seed=self.seed,
+                    judge=setting.task, normal=normal, looked=looks(said))  # fmt: skip
+        said("share of steps that the operator took over, by thirds: "
+             + ", ".join(f"{rate:.3f}" for rate in found.rates))  # fmt: skip
+        return actor, found.tuned.episodes, {
+            "curve": [one._asdict() for one in found.tuned.curve],
+            "intervention_rates": found.rates,
+        }  # fmt: skip
+
+    def _operator(self, setting: Setting) -> Operator:
+        if self.operator.suffix == ".npz":
+            return Recorded(load_episodes(self.operator))
+        helper = open_policy(self.operator, setting.robot, setting.clip, None).policy
+        ours, theirs = (one.contract for one in (setting.policy, helper))
+        for name in ("action_joint_names", "action_scale", "offset_mode", "layout"):
+            if getattr(ours, name) != getattr(theirs, name):
+                raise InputError(f"the operator's policy differs in {name}: its actions mean "
+                                 "something else", file=self.operator)  # fmt: skip
+        task = setting.task
+        return Scripted(lambda states: task.off_m() > self.off_m,
+                        lambda states: helper.act(task.observe()))  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConrft(Tune):
+    """A few demonstrations first, then the robot, and a head for data with more than one way.
+
+    The head is a consistency model around the frozen policy; demonstrations go on being cloned
+    while values take over (ConRFT).
+    """
+
+    recipe: ClassVar[str] = "conrft"
+    demos: tuple[Path, ...]
+    """Files of episodes that show how."""
+    steps: int = 10_000
+    """Of the robot, all together."""
+    offline_steps: int = 1500
+    """Of the engine, on the demonstrations alone."""
+    bound: float = 0.3
+    """How far the head may move an action, in units of the action."""
+
+    def learn(
+        self, setting: Setting, said: Said
+    ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
+        """Learn."""
+        demos = [dataclasses.replace(one, source=np.full(one.steps, DEMO))
+                 for path in self.demos for one in load_episodes(path)]  # fmt: skip
+        if not demos:
+            raise InputError("conrft needs demonstrations")
+        normal = setting.normal(demos)
+        actions = len(setting.task.action_names)
+        head = ConsistencyHead(setting.task.observation_width, actions, (128, 128), normal=normal)
+        actor = Bounded(head, np.full(actions, self.bound), GraphNet.of(setting.policy))
+        usual = ConrftConfig()
+        learn = dataclasses.replace(
+            usual.online, steps=self.steps, judge_every=max(1, self.steps // 10), judge_episodes=16,
+            keep_best=True,
+        )  # fmt: skip
+        config = dataclasses.replace(usual, online=learn, offline_steps=self.offline_steps)
+        said(announced(setting, demos, self.steps, self.steps + self.offline_steps))
+        found = conrft(setting.task, actor, demos, config, seed=self.seed, judge=setting.task,
+                       normal=normal, looked=looks(said))  # fmt: skip
+        curve = [one._asdict() for one in (found.offline, *found.online)]
+        return actor, found.episodes, {"curve": curve}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneGrape(Tune):
+    """Taste: less of a cost, at equal success, from pairs of episodes that began alike (GRAPE)."""
+
+    recipe: ClassVar[str] = "grape"
+    cost: Literal["foot_slip_mm_s", "torque_nm", "target_rate_rad_s"] = "foot_slip_mm_s"
+    """What is wanted less."""
+    log_std: float = -1.6
+    """Logarithm of the spread of actions that are tried."""
+    grape: GrapeConfig = field(default_factory=lambda: GrapeConfig(
+        rounds=8, starts=16, tries=8, learning_rate=2e-5, anchor=3.0))  # fmt: skip
+    """Everything else."""
+
+    @property
+    def objective(self) -> str:
+        """The cost."""
+        return self.cost
+
+    def learn(
+        self, setting: Setting, said: Said
+    ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
+        """Learn."""
+        actor = setting.gaussian(self.log_std)
+        usual = float(np.mean([spent(one, self.cost) for one in setting.shown(16, self.seed + 1)]))
+
+        def stages(episode: Episode) -> Sequence[float]:
+            return [spent(part, self.cost) / usual / 3.0 for part in _thirds(episode)]
+
+        def told(one: Round) -> None:
+            said(f"round: success {one.success:.2f}  cost {one.cost:.3f} of its start  pairs "
+                 f"{one.pairs}  chosen log-ratio {one.chosen_log_ratio:+.2f}")  # fmt: skip
+
+        steps = self.grape.rounds * self.grape.starts * self.grape.tries * setting.task.steps
+        said(announced(setting, [], steps, self.grape.rounds * self.grape.steps))
+        found = grape(setting.task, actor, stages, self.grape, seed=self.seed, told=told)
+        return actor, [], {"rounds": [one._asdict() for one in found.rounds],
+                           "aborted": found.aborted}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneIre(Tune):
+    """New dynamics one after the other, without forgetting (iRe-VLA): payloads on the torso.
+
+    PPO moves the last two layers on each new robot, the trunk held to the byte; then everything is
+    fitted to what the start does at home together with the successes that were found.
+    """
+
+    recipe: ClassVar[str] = "ire"
+    payload_kg: tuple[float, ...] = (2.0, 4.0, 6.0)
+    """Masses that are added to the torso, one task each [kg]."""
+    iterations: int = 20
+    """Of PPO for each."""
+    expert_episodes: int = 32
+    """Of the start at home."""
+
+    def learn(
+        self, setting: Setting, said: Said
+    ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
+        """Learn."""
+        actor = setting.gaussian(-1.2)
+        experts = setting.shown(self.expert_episodes, self.seed + 1)
+        tasks = [setting.on(loaded(setting.tuned_on, kg), self.num_envs) for kg in self.payload_kg]
+        ppo = dataclasses.replace(small_ppo(), horizon=64, first_rate=1e-5, learning_rate=3e-4,
+                                  learning_rate_bounds=(1e-6, 1e-4))  # fmt: skip
+        usual = IreConfig()
+        fit = dataclasses.replace(usual.fit, steps=400, learning_rate=1e-5)
+        config = dataclasses.replace(usual, tries=self.num_envs, kept=self.num_envs, fit=fit,
+                                     ppo=PpoStage(iterations=self.iterations, ppo=ppo))  # fmt: skip
+
+        def told(one: TaskDone) -> None:
+            said(f"payload done: success {one.after_ppo:.2f} after PPO, {one.kept} kept, at home "
+                 f"{one.experts:.2f}")  # fmt: skip
+
+        steps = len(tasks) * self.iterations * ppo.horizon * self.num_envs
+        said(announced(setting, experts, steps, len(tasks) * self.iterations))
+        found, kept = ire(actor, experts, setting.task, tasks, config, seed=self.seed, told=told)
+        return actor, kept, {"payload_kg": self.payload_kg,
+                             "tasks": [one._asdict() for one in found]}  # fmt: skip
+
+
+def robot_q() -> SoftQConfig:
+    """Critics for a robot's observations, on a few cores."""
+    return SoftQConfig.cpu(hidden=(128, 128), critic_steps=1, gamma=0.95, learning_rate=3e-4,
+                           temperature=0.005)  # fmt: skip
+
+
+def loaded(robot: Robot, kg: float) -> Robot:
+    """The robot with a mass on its torso [kg]."""
+    correction = Correction(robot_name=robot.name.partition("@")[0], joint_names=robot.joint_names,
+                            parameters={"added_mass_kg": (kg,)})  # fmt: skip
+    return correction.robot(robot)
+
+
+def spent(episode: Episode, cost: str) -> float:
+    """Mean of a cost of an episode."""
+    name = {"foot_slip_mm_s": "feet_slip", "torque_nm": "torque",
+            "target_rate_rad_s": "action_rate"}[cost]  # fmt: skip
+    return float(np.mean(episode.reward_terms[name]))
+
+
+def _thirds(episode: Episode) -> list[Episode]:
+    """Stages of a clip, as episodes of reward terms alone."""
+    parts = np.array_split(np.arange(episode.steps), 3)
+    return [dataclasses.replace(
+        episode,
+        channels={name: array[part[0] : part[-1] + 2] for name, array in episode.channels.items()},
+        reward_terms={name: array[part] for name, array in episode.reward_terms.items()},
+        action_policy=episode.action_policy[part], action_executed=episode.action_executed[part],
+        source=episode.source[part], operator_mask=episode.operator_mask[part],
+        terminated=episode.terminated[part], truncated=episode.truncated[part],
+    ) for part in parts if len(part)]  # fmt: skip

@@ -1,0 +1,168 @@
+"""What the commands of post-training share: open, learn, judge, write.
+
+Each takes a policy and gives one: a policy file with the contract of its start, so the output of
+any is the input of any other, of `asap evaluate` and of `asap-deploy`.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from rich.console import Console
+
+from asap.cli_common import Common, Outcome, Progress, show, table
+from asap.correction import Correction
+from asap.inputs import OpenedMotion, OpenedPolicy, open_motion, open_policy
+from asap.metrics import EFFORT_NAMES
+from asap.posttrain.actors import Bounded, Gaussian
+from asap.posttrain.episode import Episode, save_episodes
+from asap.posttrain.rlpd import Look
+from asap.posttrain.tuning import COST, Setting, Verdict
+from asap.robot import Robot
+from asap.tracking import StartNoise
+from asap_deploy.errors import InputError
+from asap_deploy.npz import write_file
+
+POLICY, TUNED, EPISODES = "policy.onnx", "tuned.onnx", "episodes.npz"
+
+Said = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune(Common):
+    """What all of them share."""
+
+    draws: ClassVar[bool] = True
+    recipe: ClassVar[str] = ""
+    policy: Path
+    """ONNX file to start from, or the name of a policy of ours; also a result of any recipe."""
+    motion: Path | None = None
+    """Clip that it tracks; by default the clip inside the file."""
+    robot: str = "g1"
+    """Robot or variant, or a folder with a robot.toml."""
+    correction: Path | None = None
+    """Of `asap fit`: learning happens on the corrected robot."""
+    start_noise: StartNoise = "small"
+    """Starts that are learned and judged: none (at rest in the first frame), small, paper."""
+    num_envs: int = 16
+    """Robots side by side."""
+    episodes: int = 128
+    """Episodes that judge start and result."""
+    threads: int = 0
+    """Of the simulator; 0: all cores."""
+    out: Path | None = None
+    """Folder of the run; runs/tune-RECIPE/<time>-<seed> by default."""
+
+    def run(self, progress: Progress) -> Outcome:
+        """Open, say what will be done, learn, judge, write."""
+        console, started = Console(stderr=True, quiet=self.quiet), time.perf_counter()
+        setting, inputs = self._open()
+        out = self.folder(f"tune-{self.recipe}")
+        actor, episodes, facts = self.learn(setting, console.print)
+        data = setting.write(actor, self.recipe)
+        verdict = setting.compared(data, self.objective, seed=self.seed, episodes=self.episodes)
+        write_file(out / TUNED, data)
+        write_file(out / POLICY, data if verdict.better else setting.policy.data)
+        if episodes:
+            save_episodes(out / EPISODES, episodes)
+        result = {"run_dir": out, "recipe": self.recipe, "onnx": out / POLICY,
+                  "learn_s": time.perf_counter() - started,
+                  **facts, **_figures(verdict)}  # fmt: skip
+        return Outcome(result=result, shown=[_table(verdict, setting), _line(verdict, out)],
+                       inputs=inputs)  # fmt: skip
+
+    @property
+    def objective(self) -> str:
+        """What the verdict is about."""
+        return COST
+
+    @abstractmethod
+    def learn(
+        self, setting: Setting, said: Said
+    ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
+        """What the recipe does: the policy, what the robot did, facts for JSON."""
+
+    def _open(self) -> tuple[Setting, list[Path]]:
+        robot = Robot.load(self.robot)
+        opened, clip = open_start(self.policy, robot, self.motion)
+        inputs = [opened.path, *([] if self.motion is None else [clip.path])]
+        correction = None
+        if self.correction is not None:
+            correction = Correction.load(self.correction)
+            inputs.append(self.correction)
+        setting = Setting.open(robot, opened.policy, clip, num_envs=self.num_envs,
+                               correction=correction, start_noise=self.start_noise,
+                               threads=self.threads)  # fmt: skip
+        return setting, inputs
+
+
+def announced(setting: Setting, data: Sequence[Episode], steps: int, updates: int) -> str:
+    """What will be done, with an estimate from a second of doing it."""
+    started, done = time.perf_counter(), 0
+    task = setting.task
+    task.start(np.arange(task.num_envs), np.arange(task.num_envs))
+    while time.perf_counter() - started < 1.0:
+        task.step(setting.policy.act(task.observe()))
+        done += task.num_envs
+    rate = done / (time.perf_counter() - started)
+    of = sum(one.steps for one in data)
+    return (f"data: {len(data)} episodes, {of} steps; {steps:,} steps of {setting.tuned_on.name} "
+            f"at {rate:,.0f} a second ({steps / rate / 60:.1f} min), {updates:,} updates "
+            f"(about {updates * 0.006 / 60:.1f} min)")  # fmt: skip
+
+
+def looks(said: Said) -> Callable[[Look], None]:
+    """Says every look in one line."""
+
+    def looked(one: Look) -> None:
+        said(f"{one.steps:,} steps: success {one.success:.2f}, return {one.value:.3f}")
+
+    return looked
+
+
+def open_start(path: Path, robot: Robot, motion: Path | None) -> tuple[OpenedPolicy, OpenedMotion]:
+    """A policy and its clip, which by default is the one inside its file.
+
+    Raises:
+        InputError: If there is none, or they do not fit.
+    """
+    given = None if motion is None else open_motion(motion, robot, ground=True)
+    opened = open_policy(path, robot, given, None)
+    if given is not None:
+        return opened, given
+    if opened.motion is None:
+        raise InputError("the policy holds no clip: give --motion", file=opened.path)
+    clip = opened.policy.contract.clip
+    name = opened.name if clip is None else clip.name
+    return opened, OpenedMotion(opened.motion, name, opened.path)
+
+
+def _figures(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "better": verdict.better,
+        "objective": verdict.objective,
+        "change": verdict.change.as_dict(),
+        "before": verdict.before.summary(),
+        "evaluation": verdict.after.as_dict(),
+    }
+
+
+def _table(verdict: Verdict, setting: Setting) -> Any:
+    names = ("success_rate", "global_mpjpe_mm", "mpjpe_mm", *EFFORT_NAMES)
+    rows = [[name, *(show(one.overall[name], 2) for one in (verdict.before, verdict.after))]
+            for name in names]  # fmt: skip
+    return table(f"on {setting.tuned_on.name}, starts: {setting.start_noise}",
+                 ["", "start", "tuned"], rows)  # fmt: skip
+
+
+def _line(verdict: Verdict, out: Path) -> str:
+    change = f"{verdict.objective} changed by {show(verdict.change, 2)}"
+    if verdict.better:
+        return f"{change}: better; policy: {out / POLICY}"
+    return f"{change}: no better, the start is kept as {out / POLICY}; what came is {out / TUNED}"

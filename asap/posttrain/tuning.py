@@ -1,0 +1,170 @@
+"""What all recipes need on a robot: a task in the corrected simulator, a verdict, a policy file.
+
+    setting = Setting.open(robot, policy, clip, num_envs=16)
+    actor = setting.residual(bound=0.2, seed=0)
+    data = setting.write(actor, recipe="rlpd")
+    verdict = setting.compared(data, "cost_mm", seed=0)
+
+A result is kept only if it is better than its start by more than chance explains and falls no more
+often; otherwise the start is the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from asap.correction import Correction
+from asap.evaluate import Case, EvaluateConfig, Evaluation, evaluate
+from asap.inputs import OpenedMotion
+from asap.metrics import EFFORT_NAMES, Interval, paired_difference
+from asap.posttrain.actors import Bounded, Gaussian, InputNorm, SquashedGaussian
+from asap.posttrain.collect import collect
+from asap.posttrain.consistency import ConsistencyHead
+from asap.posttrain.episode import Episode
+from asap.posttrain.graph_net import GraphNet
+from asap.posttrain.humanoid import TrackingTask, corrected
+from asap.posttrain.residual_onnx import with_residual
+from asap.posttrain.tuned_policy import write_tuned
+from asap.robot import Robot
+from asap.tracking import StartNoise
+from asap_deploy.errors import InputError
+from asap_deploy.policy import Policy
+
+COST = "cost_mm"
+_HIDDEN = (128, 128)
+
+
+class Verdict(NamedTuple):
+    """A tuned policy beside its start, same episodes, on the corrected robot."""
+
+    better: bool
+    objective: str
+    change: Interval
+    """Of the objective, paired by episode; negative is better"""
+    before: Evaluation
+    after: Evaluation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A policy, its clip, and the robot that it is tuned on."""
+
+    robot: Robot
+    """As it is sold"""
+    tuned_on: Robot
+    """Corrected, or the same"""
+    policy: Policy
+    clip: OpenedMotion
+    start_noise: StartNoise
+    task: TrackingTask
+    """Where it learns"""
+
+    @classmethod
+    def open(
+        cls, robot: Robot, policy: Policy, clip: OpenedMotion, *, num_envs: int,
+        correction: Correction | None = None, start_noise: StartNoise = "small", threads: int = 0,
+    ) -> Setting:  # fmt: skip
+        """Make the task.
+
+        Raises:
+            InputError: If policy, clip, robot and correction do not fit each other.
+        """
+        tuned_on = robot if correction is None else correction.robot(robot)
+        where = "nominal" if correction is None else corrected(correction)
+        task = TrackingTask(tuned_on, policy, clip, num_envs, start_noise=start_noise,
+                            environment=where, threads=threads)  # fmt: skip
+        return cls(robot=robot, tuned_on=tuned_on, policy=policy, clip=clip,
+                   start_noise=start_noise, task=task)  # fmt: skip
+
+    def on(self, robot: Robot, num_envs: int, *, environment: str = "nominal") -> TrackingTask:
+        """The same task on another robot, or with another number of them."""
+        return TrackingTask(robot, self.policy, self.clip, num_envs, start_noise=self.start_noise,
+                            environment=environment)  # fmt: skip
+
+    def shown(self, count: int, seed: int) -> list[Episode]:
+        """Episodes of the start, as data."""
+        rng = np.random.default_rng(seed)
+        return collect(self.task, self.policy.act, count, rng, policy_sha256=self.policy.sha256)
+
+    def normal(self, episodes: list[Episode]) -> InputNorm:
+        """Inputs as these episodes have them."""
+        return InputNorm(np.concatenate([self.task.observations(one) for one in episodes]))
+
+    def residual(self, normal: InputNorm, *, bound: float, seed: int) -> Bounded:
+        """A bounded residual on the frozen start, that does nothing yet."""
+        torch.manual_seed(seed)
+        actions = len(self.task.action_names)
+        head = SquashedGaussian(self.task.observation_width, actions, _HIDDEN, normal=normal,
+                                log_std=-1.5)  # fmt: skip
+        return Bounded(head, np.full(actions, bound), GraphNet.of(self.policy))
+
+    def gaussian(self, log_std: float) -> Gaussian:
+        """All of the start, with this spread."""
+        return Gaussian(GraphNet.of(self.policy), len(self.task.action_names), log_std)
+
+    def write(self, actor: Bounded | Gaussian, recipe: str) -> bytes:
+        """The policy file.
+
+        Raises:
+            InputError: If its graph does not fit the contract of the start.
+        """
+        if isinstance(actor, Gaussian):
+            net = actor.net
+            assert isinstance(net, GraphNet), "a policy of a robot is a graph"
+            model, noise = net.model(), "none: the mean of a Gaussian"
+        else:
+            base, head = actor.base, actor.head
+            assert isinstance(base, GraphNet), "a residual of a robot has a frozen policy"
+            if isinstance(head, SquashedGaussian):
+                model = with_residual(base.model(), head.layers(), bound=actor.bound)
+                noise = "none: the mean of a squashed Gaussian"
+            else:
+                assert isinstance(head, ConsistencyHead), "heads here are Gaussian or consistency"
+                layers = [(weight.detach().numpy(), bias.detach().numpy())
+                          for weight, bias in head.as_layers()]  # fmt: skip
+                model = with_residual(base.model(), layers, bound=actor.bound, scale=head.gain,
+                                      squash="clip")  # fmt: skip
+                noise = "the noise input of the consistency model is 0"
+        return write_tuned(model, self.policy, self.robot, self.clip.motion,
+                           provenance={"recipe": recipe, "noise": noise})  # fmt: skip
+
+    def compared(self, data: bytes, objective: str, *, seed: int, episodes: int = 128) -> Verdict:
+        """The tuned policy beside its start.
+
+        Args:
+            data: Of ``write``.
+            objective: ``cost_mm``, or a name of effort.
+            seed: Of starts that nothing was learned from.
+            episodes: Of each.
+        """
+        config = EvaluateConfig(episodes=episodes, start_noise=self.start_noise, seed=seed + 5000)
+        before, after = (
+            evaluate([Case(one, self.clip.motion, self.clip.name)], self.tuned_on, config)
+            for one in (self.policy, Policy.from_bytes(data))
+        )
+        old, new = (by_episode(one, objective) for one in (before, after))
+        both = np.isfinite(old) & np.isfinite(new)
+        change = paired_difference(old[both], new[both], np.random.default_rng(seed))
+        falls = [one.overall["success_rate"].value for one in (before, after)]
+        better = change.high < 0.0 and falls[1] >= falls[0]
+        return Verdict(bool(better), objective, change, before, after)
+
+
+def by_episode(found: Evaluation, objective: str) -> np.ndarray:
+    """(E,) of an objective; NaN where an episode has none.
+
+    Raises:
+        InputError: If there is no such figure.
+    """
+    if objective == COST:
+        return found.cost_mm
+    if objective not in EFFORT_NAMES:
+        raise InputError(f"objective '{objective}' is none of {COST}, {', '.join(EFFORT_NAMES)}")
+    parts = [np.where(clip.counts[objective] > 0,
+                      clip.sums[objective] / np.maximum(clip.counts[objective], 1), np.nan)
+             for clip in found.clips]  # fmt: skip
+    return np.concatenate(parts)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from asap.cli_tune_common import Said, Tune, announced, looks
+from asap.cli_tune_common import Said, Tune, announced, looks, update_s
 from asap.correction import Correction
 from asap.inputs import open_policy
 from asap.posttrain.actors import Bounded, Gaussian
@@ -76,9 +76,9 @@ class TuneRlpd(Tune):
         actor = setting.residual(normal, bound=self.bound, seed=self.seed)
         q = SoftQConfig() if self.preset == "paper" else robot_q()
         config = RlpdConfig(steps=self.steps, random_steps=0, prior_share=self.prior_share,
-                            judge_every=max(1, self.steps // 10), judge_episodes=16,
+                            judge_every=max(1, self.steps // 10), judge_episodes=self.num_envs,
                             keep_best=True, q=q)  # fmt: skip
-        said(announced(setting, prior, self.steps, self.steps * q.critic_steps))
+        said(announced(setting, prior, self.steps, update_s(setting, actor, q, own)))
         found = rlpd(setting.task, actor, prior, config, seed=self.seed, judge=setting.task,
                      normal=normal, looked=looks(said))  # fmt: skip
         facts |= {"curve": [one._asdict() for one in found.curve], "prior_clipped": found.clipped}
@@ -122,10 +122,10 @@ class TuneHil(Tune):
         normal = setting.normal(shown)
         actor = setting.residual(normal, bound=self.bound, seed=self.seed)
         config = RlpdConfig(steps=self.steps, random_steps=0, judge_every=max(1, self.steps // 10),
-                            judge_episodes=16, keep_best=True, q=robot_q())  # fmt: skip
+                            judge_episodes=self.num_envs, keep_best=True, q=robot_q())  # fmt: skip
         names = setting.task.action_names
         operator = Masked(self._operator(setting), names, self.joints or names, hardware=False)
-        said(announced(setting, [], self.steps, self.steps * config.q.critic_steps))
+        said(announced(setting, [], self.steps, update_s(setting, actor, config.q, shown)))
         found = hil(setting.task, actor, [], operator, HilConfig(learn=config), seed=self.seed,
                     judge=setting.task, normal=normal, looked=looks(said))  # fmt: skip
         said("share of steps that the operator took over, by thirds: "
@@ -181,11 +181,12 @@ class TuneConrft(Tune):
         actor = Bounded(head, np.full(actions, self.bound), GraphNet.of(setting.policy))
         usual = ConrftConfig()
         learn = dataclasses.replace(
-            usual.online, steps=self.steps, judge_every=max(1, self.steps // 10), judge_episodes=16,
-            keep_best=True,
+            usual.online, steps=self.steps, judge_every=max(1, self.steps // 10),
+            judge_episodes=self.num_envs, keep_best=True,
         )  # fmt: skip
         config = dataclasses.replace(usual, online=learn, offline_steps=self.offline_steps)
-        said(announced(setting, demos, self.steps, self.steps + self.offline_steps))
+        each = update_s(setting, actor, learn.q, demos)
+        said(announced(setting, demos, self.steps, each * (1.0 + self.offline_steps / self.steps)))
         found = conrft(setting.task, actor, demos, config, seed=self.seed, judge=setting.task,
                        normal=normal, looked=looks(said))  # fmt: skip
         curve = [one._asdict() for one in (found.offline, *found.online)]
@@ -215,7 +216,9 @@ class TuneGrape(Tune):
     ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
         """Learn."""
         actor = setting.gaussian(self.log_std)
-        usual = float(np.mean([spent(one, self.cost) for one in setting.shown(16, self.seed + 1)]))
+        usual = float(
+            np.mean([spent(one, self.cost) for one in setting.shown(self.num_envs, self.seed + 1)])
+        )
 
         def stages(episode: Episode) -> Sequence[float]:
             return [spent(part, self.cost) / usual / 3.0 for part in _thirds(episode)]
@@ -225,7 +228,7 @@ class TuneGrape(Tune):
                  f"{one.pairs}  chosen log-ratio {one.chosen_log_ratio:+.2f}")  # fmt: skip
 
         steps = self.grape.rounds * self.grape.starts * self.grape.tries * setting.task.steps
-        said(announced(setting, [], steps, self.grape.rounds * self.grape.steps))
+        said(announced(setting, [], steps))
         found = grape(setting.task, actor, stages, self.grape, seed=self.seed, told=told)
         return actor, [], {"rounds": [one._asdict() for one in found.rounds],
                            "aborted": found.aborted}  # fmt: skip
@@ -258,7 +261,8 @@ class TuneIre(Tune):
                                   learning_rate_bounds=(1e-6, 1e-4))  # fmt: skip
         usual = IreConfig()
         fit = dataclasses.replace(usual.fit, steps=400, learning_rate=1e-5)
-        config = dataclasses.replace(usual, tries=self.num_envs, kept=self.num_envs, fit=fit,
+        config = dataclasses.replace(usual, tries=self.num_envs, kept=self.num_envs,
+                                     home_episodes=self.num_envs, fit=fit,
                                      ppo=PpoStage(iterations=self.iterations, ppo=ppo))  # fmt: skip
 
         def told(one: TaskDone) -> None:
@@ -266,7 +270,7 @@ class TuneIre(Tune):
                  f"{one.experts:.2f}")  # fmt: skip
 
         steps = len(tasks) * self.iterations * ppo.horizon * self.num_envs
-        said(announced(setting, experts, steps, len(tasks) * self.iterations))
+        said(announced(setting, experts, steps))
         found, kept = ire(actor, experts, setting.task, tasks, config, seed=self.seed, told=told)
         return actor, kept, {"payload_kg": self.payload_kg,
                              "tasks": [one._asdict() for one in found]}  # fmt: skip

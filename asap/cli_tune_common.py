@@ -6,6 +6,7 @@ any is the input of any other, of `asap evaluate` and of `asap-deploy`.
 
 from __future__ import annotations
 
+import copy
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -23,7 +24,9 @@ from asap.metrics import EFFORT_NAMES
 from asap.posttrain.actors import Bounded, Gaussian
 from asap.posttrain.episode import Episode, save_episodes
 from asap.posttrain.rlpd import Look
+from asap.posttrain.soft_q import SoftQ, SoftQConfig
 from asap.posttrain.tuning import COST, Setting, Verdict
+from asap.posttrain.views import Buffer, rows_of
 from asap.robot import Robot
 from asap.tracking import StartNoise
 from asap_deploy.errors import InputError
@@ -102,19 +105,44 @@ class Tune(Common):
         return setting, inputs
 
 
-def announced(setting: Setting, data: Sequence[Episode], steps: int, updates: int) -> str:
-    """What will be done, with an estimate from a second of doing it."""
+def announced(setting: Setting, data: Sequence[Episode], steps: int, update_s: float = 0.0) -> str:
+    """What will be done, with an estimate from a second of doing it.
+
+    Args:
+        setting: Its task is stepped.
+        data: That is there.
+        steps: Of the robots, all together.
+        update_s: What learning takes for each of them [s].
+    """
     started, done = time.perf_counter(), 0
     task = setting.task
     task.start(np.arange(task.num_envs), np.arange(task.num_envs))
     while time.perf_counter() - started < 1.0:
         task.step(setting.policy.act(task.observe()))
         done += task.num_envs
-    rate = done / (time.perf_counter() - started)
+    each = (time.perf_counter() - started) / done
     of = sum(one.steps for one in data)
-    return (f"data: {len(data)} episodes, {of} steps; {steps:,} steps of {setting.tuned_on.name} "
-            f"at {rate:,.0f} a second ({steps / rate / 60:.1f} min), {updates:,} updates "
-            f"(about {updates * 0.006 / 60:.1f} min)")  # fmt: skip
+    return (f"data: {len(data)} episodes, {of} steps; {steps:,} steps of {setting.tuned_on.name}, "
+            f"about {steps * each / 60:.1f} min for the robots and {steps * update_s / 60:.1f} for "
+            "learning")  # fmt: skip
+
+
+def update_s(
+    setting: Setting, actor: Bounded, config: SoftQConfig, episodes: Sequence[Episode]
+) -> float:
+    """What an update of critics and actor takes [s], on copies."""
+    actor = copy.deepcopy(actor)
+    rows, _ = rows_of(episodes, setting.task, actor, gamma=config.gamma)
+    buffer = Buffer(len(rows))
+    buffer.add(rows)
+    engine = SoftQ(actor.head, setting.task.observation_width, len(setting.task.action_names),
+                   config, 0)  # fmt: skip
+    rng, count = np.random.default_rng(0), 10
+    engine.update(buffer, rng)
+    started = time.perf_counter()
+    for _ in range(count):
+        engine.update(buffer, rng)
+    return (time.perf_counter() - started) / count
 
 
 def looks(said: Said) -> Callable[[Look], None]:

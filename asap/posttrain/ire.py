@@ -34,6 +34,8 @@ class IreConfig:
     """The first stage."""
     kept: int = 40
     """Successes of a task that are kept."""
+    home_episodes: int = 50
+    """That say what the first stage forgot."""
     tries: int = 200
     """Episodes among which they are looked for."""
     fit: CloneConfig = field(default_factory=lambda: CloneConfig(steps=1500))
@@ -81,7 +83,9 @@ def ire(
     kept: list[Episode] = []
     for place, task in enumerate(tasks):
         rate = _first_stage(actor, task, shown, config, seed + place)
-        at_home = np.mean([bool(one.success) for one in collect(home, actor.best, 50, rng)])
+        at_home = np.mean(
+            [bool(one.success) for one in collect(home, actor.best, config.home_episodes, rng)]
+        )
         tried = [] if config.replay else collect(task, actor.act, config.tries, rng)
         new = [one for one in tried if one.success][: config.kept]
         kept += new

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from asap.cli_tune_common import Said, Tune, announced, looks, update_s
+from asap.cli_tune_common import Said, Stopped, Tune, announced, looks, update_s
 from asap.correction import Correction
 from asap.inputs import open_policy
 from asap.posttrain.actors import Bounded, Gaussian
@@ -60,7 +60,7 @@ class TuneRlpd(Tune):
     """paper: ten critics of 256 by 256, twenty steps of them for each of the robot: days here."""
 
     def learn(
-        self, setting: Setting, said: Said
+        self, setting: Setting, said: Said, stopped: Stopped
     ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
         """Learn."""
         own = setting.shown(self.prior_episodes, self.seed + 1)
@@ -80,7 +80,7 @@ class TuneRlpd(Tune):
                             keep_best=True, q=q)  # fmt: skip
         said(announced(setting, prior, self.steps, update_s(setting, actor, q, own)))
         found = rlpd(setting.task, actor, prior, config, seed=self.seed, judge=setting.task,
-                     normal=normal, looked=looks(said))  # fmt: skip
+                     normal=normal, looked=looks(said), stopped=stopped)  # fmt: skip
         facts |= {"curve": [one._asdict() for one in found.curve], "prior_clipped": found.clipped}
         return actor, found.episodes, facts
 
@@ -115,7 +115,7 @@ class TuneHil(Tune):
     """How far the residual may move an action, in units of the action."""
 
     def learn(
-        self, setting: Setting, said: Said
+        self, setting: Setting, said: Said, stopped: Stopped
     ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
         """Learn."""
         shown = setting.shown(self.num_envs, self.seed + 1)
@@ -127,7 +127,8 @@ class TuneHil(Tune):
         operator = Masked(self._operator(setting), names, self.joints or names, hardware=False)
         said(announced(setting, [], self.steps, update_s(setting, actor, config.q, shown)))
         found = hil(setting.task, actor, [], operator, HilConfig(learn=config), seed=self.seed,
-                    judge=setting.task, normal=normal, looked=looks(said))  # fmt: skip
+                    judge=setting.task, normal=normal, looked=looks(said),
+                    stopped=stopped)  # fmt: skip
         said("share of steps that the operator took over, by thirds: "
              + ", ".join(f"{rate:.3f}" for rate in found.rates))  # fmt: skip
         return actor, found.tuned.episodes, {
@@ -168,7 +169,7 @@ class TuneConrft(Tune):
     """How far the head may move an action, in units of the action."""
 
     def learn(
-        self, setting: Setting, said: Said
+        self, setting: Setting, said: Said, stopped: Stopped
     ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
         """Learn."""
         demos = [dataclasses.replace(one, source=np.full(one.steps, DEMO))
@@ -188,7 +189,7 @@ class TuneConrft(Tune):
         each = update_s(setting, actor, learn.q, demos)
         said(announced(setting, demos, self.steps, each * (1.0 + self.offline_steps / self.steps)))
         found = conrft(setting.task, actor, demos, config, seed=self.seed, judge=setting.task,
-                       normal=normal, looked=looks(said))  # fmt: skip
+                       normal=normal, looked=looks(said), stopped=stopped)  # fmt: skip
         curve = [one._asdict() for one in (found.offline, *found.online)]
         return actor, found.episodes, {"curve": curve}
 
@@ -212,7 +213,7 @@ class TuneGrape(Tune):
         return self.cost
 
     def learn(
-        self, setting: Setting, said: Said
+        self, setting: Setting, said: Said, stopped: Stopped
     ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
         """Learn."""
         actor = setting.gaussian(self.log_std)
@@ -229,7 +230,9 @@ class TuneGrape(Tune):
 
         steps = self.grape.rounds * self.grape.starts * self.grape.tries * setting.task.steps
         said(announced(setting, [], steps))
-        found = grape(setting.task, actor, stages, self.grape, seed=self.seed, told=told)
+        found = grape(
+            setting.task, actor, stages, self.grape, seed=self.seed, told=told, stopped=stopped
+        )
         return actor, [], {"rounds": [one._asdict() for one in found.rounds],
                            "aborted": found.aborted}  # fmt: skip
 
@@ -251,7 +254,7 @@ class TuneIre(Tune):
     """Of the start at home."""
 
     def learn(
-        self, setting: Setting, said: Said
+        self, setting: Setting, said: Said, stopped: Stopped
     ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
         """Learn."""
         actor = setting.gaussian(-1.2)
@@ -271,7 +274,9 @@ class TuneIre(Tune):
 
         steps = len(tasks) * self.iterations * ppo.horizon * self.num_envs
         said(announced(setting, experts, steps))
-        found, kept = ire(actor, experts, setting.task, tasks, config, seed=self.seed, told=told)
+        found, kept = ire(
+            actor, experts, setting.task, tasks, config, seed=self.seed, told=told, stopped=stopped
+        )
         return actor, kept, {"payload_kg": self.payload_kg,
                              "tasks": [one._asdict() for one in found]}  # fmt: skip
 

@@ -17,7 +17,15 @@ from typing import Any, ClassVar
 import numpy as np
 from rich.console import Console
 
-from asap.cli_common import Common, Outcome, Progress, show, table
+from asap.cli_common import (
+    INTERRUPTED,
+    Common,
+    Outcome,
+    Progress,
+    show,
+    stop_requests,
+    table,
+)
 from asap.correction import Correction
 from asap.inputs import OpenedMotion, OpenedPolicy, open_motion, open_policy
 from asap.metrics import EFFORT_NAMES
@@ -35,6 +43,7 @@ from asap_deploy.npz import write_file
 POLICY, TUNED, EPISODES = "policy.onnx", "tuned.onnx", "episodes.npz"
 
 Said = Callable[[str], None]
+Stopped = Callable[[], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +76,12 @@ class Tune(Common):
         console, started = Console(stderr=True, quiet=self.quiet), time.perf_counter()
         setting, inputs = self._open()
         out = self.folder(f"tune-{self.recipe}")
-        actor, episodes, facts = self.learn(setting, console.print)
+        with stop_requests(lambda: console.print("stopping; once more to lose it")) as stopped:
+            actor, episodes, facts = self.learn(setting, console.print, stopped)
+            interrupted = stopped()
         data = setting.write(actor, self.recipe)
+        if interrupted:
+            return self._left(out, data, episodes, facts, inputs)
         verdict = setting.compared(data, self.objective, seed=self.seed, episodes=self.episodes)
         write_file(out / TUNED, data)
         write_file(out / POLICY, data if verdict.better else setting.policy.data)
@@ -80,6 +93,18 @@ class Tune(Common):
         return Outcome(result=result, shown=[_table(verdict, setting), _line(verdict, out)],
                        inputs=inputs)  # fmt: skip
 
+    def _left(
+        self, out: Path, data: bytes, episodes: list[Episode], facts: dict[str, Any],
+        inputs: list[Path],
+    ) -> Outcome:  # fmt: skip
+        """What is kept of a run that was stopped: no verdict, so no result."""
+        write_file(out / TUNED, data)
+        if episodes:
+            save_episodes(out / EPISODES, episodes)
+        line = f"stopped and not judged; what came of it is {out / TUNED}"
+        return Outcome(result={"run_dir": out, "recipe": self.recipe, **facts}, shown=[line],
+                       inputs=inputs, status=INTERRUPTED)  # fmt: skip
+
     @property
     def objective(self) -> str:
         """What the verdict is about."""
@@ -87,7 +112,7 @@ class Tune(Common):
 
     @abstractmethod
     def learn(
-        self, setting: Setting, said: Said
+        self, setting: Setting, said: Said, stopped: Stopped
     ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
         """What the recipe does: the policy, what the robot did, facts for JSON."""
 

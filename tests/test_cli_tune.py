@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +113,22 @@ def test_taste_is_tuned_in_seconds(tmp_path):
     assert found["objective"] == "foot_slip_mm_s"
     assert load_policy(tmp_path / "tuned.onnx").contract.provenance["recipes"] == "grape"
     assert set(found) >= {"run_dir", "recipe", "onnx", "better", "change", "before", "evaluation"}
+
+
+def test_ctrl_c_keeps_what_there_is(tmp_path):
+    usual = signal.getsignal(signal.SIGINT)
+
+    def ask():
+        while signal.getsignal(signal.SIGINT) is usual:  # until somebody listens
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=ask, daemon=True).start()
+    words = ["tune", "grape", "--policy", "squat", "--grape.rounds", "500", "--grape.starts", "2",
+             "--grape.tries", "2", "--out", str(tmp_path), *FEW]  # fmt: skip
+    assert main(words) == 130
+    assert load_policy(tmp_path / "tuned.onnx").contract.provenance["recipes"] == "grape"
+    assert not (tmp_path / "policy.onnx").exists()  # nothing was judged
 
 
 def test_data_of_other_physics_are_refused_with_what_to_do(tmp_path, capsys):

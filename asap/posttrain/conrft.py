@@ -124,6 +124,7 @@ def conrft(
     task: Task, actor: Bounded, demos: Sequence[Episode], config: ConrftConfig, *, seed: int,
     judge: Task, operator: Operator | None = None, normal: InputNorm | None = None,
     looked: Callable[[Look], None] = lambda look: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Conrft:  # fmt: skip
     """Learn from demonstrations, then from the robot.
 
@@ -137,6 +138,7 @@ def conrft(
         operator: Who may take over online.
         normal: Of observations.
         looked: Told every look, the one before the robot's first step too.
+        stopped: Ends the online stage with what there is.
 
     Raises:
         InputError: If there are no demonstrations, or the actor gives no gradient.
@@ -150,7 +152,8 @@ def conrft(
         engine.clone_weight, engine.value_weight = config.beta(share), config.value
 
     tuned = rlpd(task, actor, demos, config.online, seed=seed + 1, judge=judge, operator=operator,
-                 engine=engine, looked=looked, scheduled=scheduled)  # fmt: skip
+                 engine=engine, looked=looked, scheduled=scheduled,
+                 stopped=stopped)  # fmt: skip
     return Conrft(first, tuned.curve, tuned.episodes, tuned.intervened, clipped)
 
 

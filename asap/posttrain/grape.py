@@ -90,7 +90,7 @@ class Preferred(NamedTuple):
 
 def grape(
     task: Task, actor: Gaussian, cost: Cost, config: GrapeConfig, *, seed: int,
-    told: Callable[[Round], None] = lambda one: None,
+    told: Callable[[Round], None] = lambda one: None, stopped: Callable[[], bool] = lambda: False,
 ) -> Preferred:  # fmt: skip
     """Sample, score, pair, fit; again.
 
@@ -101,6 +101,7 @@ def grape(
         config: How.
         seed: Of everything random.
         told: Every round.
+        stopped: Asked before every round; ends with what there is.
     """
     require(actor.caps, LOG_PROB, "grape")
     torch.manual_seed(seed)
@@ -108,6 +109,8 @@ def grape(
     rounds: list[Round] = []
     every: list[Pair] = []
     for _ in range(config.rounds):
+        if stopped():
+            break
         starts = np.repeat(rng.integers(0, 2**31, config.starts), config.tries)
         found = collect(task, actor.act, len(starts), rng, seeds=starts.tolist())
         scores = _scores(found, task, actor, cost, config)

@@ -55,6 +55,7 @@ def hil(
     task: Task, actor: Bounded, demos: Sequence[Episode], operator: Operator | None,
     config: HilConfig, *, seed: int, judge: Task, normal: InputNorm | None = None,
     looked: Callable[[Look], None] = lambda look: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Corrected:  # fmt: skip
     """Learn with somebody's help.
 
@@ -68,10 +69,11 @@ def hil(
         judge: Where looks are taken.
         normal: Of observations.
         looked: Told every look.
+        stopped: Ends with what there is.
     """
     learn = config.learn
     tuned = rlpd(task, actor, demos, learn, seed=seed, judge=judge, operator=operator,
-                 normal=normal, looked=looked)  # fmt: skip
+                 normal=normal, looked=looked, stopped=stopped)  # fmt: skip
     return Corrected(tuned, thirds(tuned.intervened))
 
 

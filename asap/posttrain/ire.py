@@ -61,6 +61,7 @@ class TaskDone(NamedTuple):
 def ire(
     actor: Gaussian, experts: Sequence[Episode], home: Task, tasks: Sequence[Task],
     config: IreConfig, *, seed: int, told: Callable[[TaskDone], None] = lambda one: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[list[TaskDone], list[Episode]]:  # fmt: skip
     """Learn the tasks in turn.
 
@@ -72,6 +73,7 @@ def ire(
         config: How.
         seed: Of everything random.
         told: Every task.
+        stopped: Asked before every task; ends with what there is.
 
     Returns:
         What each gave, and the successes that were kept.
@@ -82,6 +84,8 @@ def ire(
     found: list[TaskDone] = []
     kept: list[Episode] = []
     for place, task in enumerate(tasks):
+        if stopped():
+            break
         rate = _first_stage(actor, task, shown, config, seed + place)
         at_home = np.mean(
             [bool(one.success) for one in collect(home, actor.best, config.home_episodes, rng)]

@@ -78,6 +78,7 @@ def rlpd(
     normal: InputNorm | None = None,
     looked: Callable[[Look], None] = lambda look: None,
     scheduled: Callable[[float, SoftQ], None] = lambda share, engine: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Tuned:  # fmt: skip
     """Learn.
 
@@ -92,6 +93,7 @@ def rlpd(
         engine: One that has learned already.
         normal: Of observations, for a new engine.
         looked: Told every look.
+        stopped: Asked before every episode and step of learning; ends with what there is.
         scheduled: Called with the share of steps that is done, to change weights.
 
     Raises:
@@ -112,7 +114,7 @@ def rlpd(
     kept = _Kept(actor, curve)
     intervened: list[float] = []
     steps = 0
-    while steps < config.steps:
+    while steps < config.steps and not stopped():
         act = actor.act if steps >= config.random_steps else _anything(actor, rng)
         some = collect(task, act, task.num_envs, rng, operator=operator)
         found += some
@@ -125,6 +127,8 @@ def rlpd(
         mix = _mix(online, shown, config.prior_share)
         if steps > config.random_steps:
             for place in range(len(rows)):
+                if stopped():
+                    break
                 scheduled((before + place) / config.steps, engine)
                 engine.update(mix, rng)
         if steps // config.judge_every > before // config.judge_every:

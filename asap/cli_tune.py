@@ -258,6 +258,7 @@ class TuneIre(Tune):
     ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
         """Learn."""
         actor = setting.gaussian(-1.2)
+        actor.trunk()  # says at once where there is none
         experts = setting.shown(self.expert_episodes, self.seed + 1)
         tasks = [setting.on(loaded(setting.tuned_on, kg), self.num_envs) for kg in self.payload_kg]
         ppo = dataclasses.replace(small_ppo(), horizon=64, first_rate=1e-5, learning_rate=3e-4,

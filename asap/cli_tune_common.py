@@ -147,9 +147,9 @@ def announced(setting: Setting, data: Sequence[Episode], steps: int, update_s: f
         done += task.num_envs
     each = (time.perf_counter() - started) / done
     of = sum(one.steps for one in data)
+    learning = f" and {steps * update_s / 60:.1f} for learning" if update_s else ""
     return (f"data: {len(data)} episodes, {of} steps; {steps:,} steps of {setting.tuned_on.name}, "
-            f"about {steps * each / 60:.1f} min for the robots and {steps * update_s / 60:.1f} for "
-            "learning")  # fmt: skip
+            f"about {steps * each / 60:.1f} min for the robots{learning}")  # fmt: skip
 
 
 def update_s(

@@ -35,6 +35,7 @@ class GrapeConfig:
     """How many episodes, how strongly."""
 
     rounds: int = 3
+    """Each with new episodes; the policy at its start is what pairs are compared with."""
     starts: int = 40
     """Different starts in a round."""
     tries: int = 5
@@ -47,8 +48,11 @@ class GrapeConfig:
     steps: int = 30
     """Of the optimiser in a round, each over all pairs."""
     learning_rate: float = 1e-3
+    """Of a policy of a point mass; trackers take a tenth or less."""
     score_success: float = 2.0
+    """Of success in the score of an episode."""
     score_cost: float = 1.0
+    """Of the product over stages of exp(-cost)."""
     score_self: float = 0.0
     """Of the mean log-likelihood of a step under the policy itself."""
     abort_below: float = -2.0

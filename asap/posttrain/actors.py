@@ -248,7 +248,8 @@ class Gaussian:
             trunk = [weight for layer in linear[:-2] for weight in layer.parameters()]
         if not trunk:
             raise InputError("this policy has two layers or fewer: there is no trunk to hold, and "
-                             "no place for what it knows; `asap tune rldg` makes a deeper one")  # fmt: skip
+                             "no place for what it knows; `asap tune rldg` makes a deeper "
+                             "one")  # fmt: skip
         return trunk
 
 

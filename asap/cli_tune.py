@@ -253,6 +253,10 @@ class TuneIre(Tune):
     expert_episodes: int = 32
     """Of the start at home."""
 
+    def judged_on(self, setting: Setting) -> Sequence[Robot]:
+        """At home, and with every payload."""
+        return (setting.tuned_on, *(loaded(setting.tuned_on, kg) for kg in self.payload_kg))
+
     def learn(
         self, setting: Setting, said: Said, stopped: Stopped
     ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:

@@ -82,7 +82,8 @@ class Tune(Common):
         data = setting.write(actor, self.recipe)
         if interrupted:
             return self._left(out, data, episodes, facts, inputs)
-        verdict = setting.compared(data, self.objective, seed=self.seed, episodes=self.episodes)
+        verdict = setting.compared(data, self.objective, seed=self.seed, episodes=self.episodes,
+                                   on=self.judged_on(setting))  # fmt: skip
         write_file(out / TUNED, data)
         write_file(out / POLICY, data if verdict.better else setting.policy.data)
         if episodes:
@@ -109,6 +110,10 @@ class Tune(Common):
     def objective(self) -> str:
         """What the verdict is about."""
         return COST
+
+    def judged_on(self, setting: Setting) -> Sequence[Robot]:
+        """Robots that the verdict is about."""
+        return (setting.tuned_on,)
 
     @abstractmethod
     def learn(
@@ -197,21 +202,27 @@ def open_start(path: Path, robot: Robot, motion: Path | None) -> tuple[OpenedPol
 
 
 def _figures(verdict: Verdict) -> dict[str, Any]:
+    every = zip(verdict.on, verdict.before, verdict.after, strict=True)
     return {
         "better": verdict.better,
         "objective": verdict.objective,
         "change": verdict.change.as_dict(),
-        "before": verdict.before.summary(),
-        "evaluation": verdict.after.as_dict(),
-    }
+        "before": verdict.before[0].summary(),
+        "evaluation": verdict.after[0].as_dict(),
+        "judged_on": [{"robot": robot.name, "before": before.summary(), "after": after.summary()}
+                      for robot, before, after in every],
+    }  # fmt: skip
 
 
 def _table(verdict: Verdict, setting: Setting) -> Any:
     names = ("success_rate", "global_mpjpe_mm", "mpjpe_mm", *EFFORT_NAMES)
-    rows = [[name, *(show(one.overall[name], 2) for one in (verdict.before, verdict.after))]
-            for name in names]  # fmt: skip
+    rows = [
+        [str(place + 1), who, *(show(found.overall[name], 2) for name in names)]
+        for place, pair in enumerate(zip(verdict.before, verdict.after, strict=True))
+        for who, found in zip(("start", "tuned"), pair, strict=True)
+    ]
     return table(f"on {setting.tuned_on.name}, starts: {setting.start_noise}",
-                 ["", "start", "tuned"], rows)  # fmt: skip
+                 ["robot", "", *names], rows)  # fmt: skip
 
 
 def _line(verdict: Verdict, out: Path) -> str:

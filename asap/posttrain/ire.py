@@ -51,7 +51,7 @@ class TaskDone(NamedTuple):
     """One new task."""
 
     after_ppo: float
-    """Share of successes of the last iteration"""
+    """Share of successes towards the end of the first stage"""
     kept: int
     """Successes that joined the data"""
     experts: float

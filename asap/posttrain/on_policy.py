@@ -102,17 +102,18 @@ def improve(
         after: Called after every iteration, for a control that does something else as well.
 
     Returns:
-        Share of episodes of the last iteration that succeeded.
+        Share of episodes that succeeded, of those that ended in the last quarter.
     """
     ppo = TrackerPPO(TrackingVecEnv(Restarting(task, np.random.default_rng(seed))), stage.ppo, seed)
-    facts: dict[str, float] = {}
+    ended = succeeded = 0.0
     with _lent(ppo, actor), held(hold(actor)):
         for iteration in range(stage.iterations):
             with held([*actor.net.parameters()] if iteration < stage.warmup else []):
                 facts = ppo.iterate(iteration / stage.iterations)
+            if iteration >= 0.75 * stage.iterations:  # an iteration may be shorter than a clip
+                ended, succeeded = ended + facts["ended"], succeeded + facts["succeeded"]
             after(iteration)
-    ended = facts["ended"]
-    return facts["succeeded"] / ended if ended else 0.0
+    return succeeded / ended if ended else 0.0
 
 
 @contextmanager

@@ -12,6 +12,7 @@ often; otherwise the start is the result.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,8 +46,11 @@ class Verdict(NamedTuple):
     objective: str
     change: Interval
     """Of the objective, paired by episode; negative is better"""
-    before: Evaluation
-    after: Evaluation
+    on: tuple[Robot, ...]
+    """Where"""
+    before: tuple[Evaluation, ...]
+    """Of the start, robot by robot"""
+    after: tuple[Evaluation, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,26 +136,35 @@ class Setting:
         return write_tuned(model, self.policy, self.robot, self.clip.motion,
                            provenance={"recipe": recipe, "noise": noise})  # fmt: skip
 
-    def compared(self, data: bytes, objective: str, *, seed: int, episodes: int = 128) -> Verdict:
+    def compared(
+        self, data: bytes, objective: str, *, seed: int, episodes: int = 128,
+        on: Sequence[Robot] = (),
+    ) -> Verdict:  # fmt: skip
         """The tuned policy beside its start.
 
         Args:
             data: Of ``write``.
             objective: ``cost_mm``, or a name of effort.
             seed: Of starts that nothing was learned from.
-            episodes: Of each.
+            episodes: Of each, on every robot.
+            on: Robots on which both are judged; by default the one that is tuned on.
         """
         config = EvaluateConfig(episodes=episodes, start_noise=self.start_noise, seed=seed + 5000)
+        robots = tuple(on) or (self.tuned_on,)
+        tuned = Policy.from_bytes(data)
         before, after = (
-            evaluate([Case(one, self.clip.motion, self.clip.name)], self.tuned_on, config)
-            for one in (self.policy, Policy.from_bytes(data))
-        )
-        old, new = (by_episode(one, objective) for one in (before, after))
+            tuple(evaluate([Case(one, self.clip.motion, self.clip.name)], robot, config)
+                  for robot in robots)
+            for one in (self.policy, tuned)
+        )  # fmt: skip
+        old, new = (np.concatenate([by_episode(one, objective) for one in some])
+                    for some in (before, after))  # fmt: skip
         both = np.isfinite(old) & np.isfinite(new)
         change = paired_difference(old[both], new[both], np.random.default_rng(seed))
-        falls = [one.overall["success_rate"].value for one in (before, after)]
-        better = change.high < 0.0 and falls[1] >= falls[0]
-        return Verdict(bool(better), objective, change, before, after)
+        # Nowhere may it fall more often: what is new must not cost what was known.
+        kept = all(b.overall["success_rate"].value >= a.overall["success_rate"].value
+                   for a, b in zip(before, after, strict=True))  # fmt: skip
+        return Verdict(change.high < 0.0 and kept, objective, change, robots, before, after)
 
 
 def by_episode(found: Evaluation, objective: str) -> np.ndarray:

@@ -33,7 +33,24 @@ from asap_deploy.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneRlpd(Tune):
+class TuneResidual(Tune):
+    """What recipes share whose actions stay near those of the frozen policy."""
+
+    steps: int = 20_000
+    """Of the robot, all together."""
+    bound: float = 0.3
+    """How far an action may be moved, in units of the action."""
+
+    def online(self, usual: RlpdConfig) -> RlpdConfig:
+        """Ten looks, no tries at random: the policy is good already, and the best look counts."""
+        return dataclasses.replace(
+            usual, steps=self.steps, random_steps=0, judge_every=max(1, self.steps // 10),
+            judge_episodes=self.num_envs, keep_best=True,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneRlpd(TuneResidual):
     """Few steps of the robot, with prior data in half of every minibatch (RLPD).
 
     What learns is a bounded residual on the frozen policy. Prior data are episodes of any recipe,
@@ -47,12 +64,8 @@ class TuneRlpd(Tune):
     """Twin that plays the robot whose data there are, for example g1@worn; without --data."""
     prior_episodes: int = 16
     """Episodes of the start, where no --data are given."""
-    steps: int = 20_000
-    """Of the robot, all together."""
     prior_share: float = 0.5
     """Of every minibatch."""
-    bound: float = 0.3
-    """How far the residual may move an action, in units of the action."""
     largest_gap: float = LARGEST
     """Prior data are refused where 0.2 s of them end so many times as far from what the simulator
     predicts as its own episodes do."""
@@ -75,9 +88,7 @@ class TuneRlpd(Tune):
         normal = setting.normal(prior)
         actor = setting.residual(normal, bound=self.bound, seed=self.seed)
         q = SoftQConfig() if self.preset == "paper" else robot_q()
-        config = RlpdConfig(steps=self.steps, random_steps=0, prior_share=self.prior_share,
-                            judge_every=max(1, self.steps // 10), judge_episodes=self.num_envs,
-                            keep_best=True, q=q)  # fmt: skip
+        config = self.online(RlpdConfig(prior_share=self.prior_share, q=q))
         said(announced(setting, prior, self.steps, update_s(setting, actor, q, own)))
         found = rlpd(setting.task, actor, prior, config, seed=self.seed, judge=setting.task,
                      normal=normal, looked=looks(said), stopped=stopped)  # fmt: skip
@@ -94,7 +105,7 @@ class TuneRlpd(Tune):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneHil(Tune):
+class TuneHil(TuneResidual):
     """Somebody watches and corrects while a bounded residual learns (HIL-SERL).
 
     The operator is another policy that takes over, briefly, where the robot is far from the motion;
@@ -109,10 +120,6 @@ class TuneHil(Tune):
     """Parts of names of joints that the operator may move; all by default."""
     off_m: float = 0.15
     """The operator takes over where points of the robot are so far from the motion [m]."""
-    steps: int = 20_000
-    """Of the robot, all together."""
-    bound: float = 0.3
-    """How far the residual may move an action, in units of the action."""
 
     def learn(
         self, setting: Setting, said: Said, stopped: Stopped
@@ -121,8 +128,7 @@ class TuneHil(Tune):
         shown = setting.shown(self.num_envs, self.seed + 1)
         normal = setting.normal(shown)
         actor = setting.residual(normal, bound=self.bound, seed=self.seed)
-        config = RlpdConfig(steps=self.steps, random_steps=0, judge_every=max(1, self.steps // 10),
-                            judge_episodes=self.num_envs, keep_best=True, q=robot_q())  # fmt: skip
+        config = self.online(RlpdConfig(q=robot_q()))
         names = setting.task.action_names
         operator = Masked(self._operator(setting), names, self.joints or names, hardware=False)
         said(announced(setting, [], self.steps, update_s(setting, actor, config.q, shown)))
@@ -151,7 +157,7 @@ class TuneHil(Tune):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneConrft(Tune):
+class TuneConrft(TuneResidual):
     """A few demonstrations first, then the robot, and a head for data with more than one way.
 
     The head is a consistency model around the frozen policy; demonstrations go on being cloned
@@ -165,8 +171,6 @@ class TuneConrft(Tune):
     """Of the robot, all together."""
     offline_steps: int = 1500
     """Of the engine, on the demonstrations alone."""
-    bound: float = 0.3
-    """How far the head may move an action, in units of the action."""
 
     def learn(
         self, setting: Setting, said: Said, stopped: Stopped
@@ -181,10 +185,7 @@ class TuneConrft(Tune):
         head = ConsistencyHead(setting.task.observation_width, actions, (128, 128), normal=normal)
         actor = Bounded(head, np.full(actions, self.bound), GraphNet.of(setting.policy))
         usual = ConrftConfig()
-        learn = dataclasses.replace(
-            usual.online, steps=self.steps, judge_every=max(1, self.steps // 10),
-            judge_episodes=self.num_envs, keep_best=True,
-        )  # fmt: skip
+        learn = self.online(usual.online)
         config = dataclasses.replace(usual, online=learn, offline_steps=self.offline_steps)
         each = update_s(setting, actor, learn.q, demos)
         said(announced(setting, demos, self.steps, each * (1.0 + self.offline_steps / self.steps)))
@@ -217,12 +218,12 @@ class TuneGrape(Tune):
     ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
         """Learn."""
         actor = setting.gaussian(self.log_std)
-        usual = float(
-            np.mean([spent(one, self.cost) for one in setting.shown(self.num_envs, self.seed + 1)])
-        )
+        shown = setting.shown(self.num_envs, self.seed + 1)
+        usual = float(np.mean([spent(one, self.cost).mean() for one in shown]))
 
         def stages(episode: Episode) -> Sequence[float]:
-            return [spent(part, self.cost) / usual / 3.0 for part in _thirds(episode)]
+            parts = np.array_split(spent(episode, self.cost), 3)
+            return [float(part.mean()) / usual / 3.0 for part in parts if len(part)]
 
         def told(one: Round) -> None:
             said(f"round: success {one.success:.2f}  cost {one.cost:.3f} of its start  pairs "
@@ -299,21 +300,8 @@ def loaded(robot: Robot, kg: float) -> Robot:
     return correction.robot(robot)
 
 
-def spent(episode: Episode, cost: str) -> float:
-    """Mean of a cost of an episode."""
+def spent(episode: Episode, cost: str) -> np.ndarray:
+    """(T,) what a cost is in every step of an episode."""
     name = {"foot_slip_mm_s": "feet_slip", "torque_nm": "torque",
             "target_rate_rad_s": "action_rate"}[cost]  # fmt: skip
-    return float(np.mean(episode.reward_terms[name]))
-
-
-def _thirds(episode: Episode) -> list[Episode]:
-    """Stages of a clip, as episodes of reward terms alone."""
-    parts = np.array_split(np.arange(episode.steps), 3)
-    return [dataclasses.replace(
-        episode,
-        channels={name: array[part[0] : part[-1] + 2] for name, array in episode.channels.items()},
-        reward_terms={name: array[part] for name, array in episode.reward_terms.items()},
-        action_policy=episode.action_policy[part], action_executed=episode.action_executed[part],
-        source=episode.source[part], operator_mask=episode.operator_mask[part],
-        terminated=episode.terminated[part], truncated=episode.truncated[part],
-    ) for part in parts if len(part)]  # fmt: skip
+    return episode.reward_terms[name]

@@ -66,6 +66,8 @@ class Setting:
     start_noise: StartNoise
     task: TrackingTask
     """Where it learns"""
+    threads: int
+    """Of every simulator; 0: all cores"""
 
     @classmethod
     def open(
@@ -82,12 +84,12 @@ class Setting:
         task = TrackingTask(tuned_on, policy, clip, num_envs, start_noise=start_noise,
                             environment=where, threads=threads)  # fmt: skip
         return cls(robot=robot, tuned_on=tuned_on, policy=policy, clip=clip,
-                   start_noise=start_noise, task=task)  # fmt: skip
+                   start_noise=start_noise, task=task, threads=threads)  # fmt: skip
 
     def on(self, robot: Robot, num_envs: int, *, environment: str = "nominal") -> TrackingTask:
         """The same task on another robot, or with another number of them."""
         return TrackingTask(robot, self.policy, self.clip, num_envs, start_noise=self.start_noise,
-                            environment=environment)  # fmt: skip
+                            environment=environment, threads=self.threads)  # fmt: skip
 
     def shown(self, count: int, seed: int) -> list[Episode]:
         """Episodes of the start, as data."""
@@ -149,7 +151,8 @@ class Setting:
             episodes: Of each, on every robot.
             on: Robots on which both are judged; by default the one that is tuned on.
         """
-        config = EvaluateConfig(episodes=episodes, start_noise=self.start_noise, seed=seed + 5000)
+        config = EvaluateConfig(episodes=episodes, start_noise=self.start_noise, seed=seed + 5000,
+                                threads=self.threads)  # fmt: skip
         robots = tuple(on) or (self.tuned_on,)
         tuned = Policy.from_bytes(data)
         before, after = (

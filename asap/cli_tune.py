@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from asap.cli_tune_common import Said, Stopped, Tune, announced, looks, update_s
+from asap.cli_tune_common import Arm, Said, Stopped, Tune, announced, looks, update_s
 from asap.correction import Correction
+from asap.finetune import FINETUNE
 from asap.inputs import open_policy
-from asap.posttrain.actors import Bounded, Gaussian
+from asap.posttrain.actors import Bounded
 from asap.posttrain.collect import Operator, collect
 from asap.posttrain.conrft import ConrftConfig, conrft
 from asap.posttrain.consistency import ConsistencyHead
@@ -22,12 +23,13 @@ from asap.posttrain.grape import GrapeConfig, Round, grape
 from asap.posttrain.graph_net import GraphNet
 from asap.posttrain.hil import HilConfig, hil
 from asap.posttrain.ire import IreConfig, TaskDone, ire
-from asap.posttrain.on_policy import PpoStage, small_ppo
+from asap.posttrain.on_policy import PpoStage, improve_best, small_ppo
 from asap.posttrain.operators import Masked, Recorded, Scripted
 from asap.posttrain.physics_gap import LARGEST, check_gap, physics_gap
 from asap.posttrain.rlpd import RlpdConfig, rlpd
 from asap.posttrain.soft_q import SoftQConfig
 from asap.posttrain.tuning import Setting
+from asap.ppo import PpoConfig
 from asap.robot import Robot
 from asap_deploy.errors import InputError
 
@@ -54,10 +56,12 @@ class TuneRlpd(TuneResidual):
     """Few steps of the robot, with prior data in half of every minibatch (RLPD).
 
     What learns is a bounded residual on the frozen policy. Prior data are episodes of any recipe,
-    or, without any, what the policy does in the simulator. `--prior-share 0` is the control.
+    or, without any, what the policy does in the simulator. The control is PPO on the whole policy;
+    `--prior-share 0` is SAC.
     """
 
     recipe: ClassVar[str] = "rlpd"
+    without: ClassVar[str] = "ppo"
     data: tuple[Path, ...] = ()
     """Files of episodes, `episodes.npz` of any recipe."""
     prior_robot: str = ""
@@ -72,10 +76,10 @@ class TuneRlpd(TuneResidual):
     preset: Literal["cpu", "paper"] = "cpu"
     """paper: ten critics of 256 by 256, twenty steps of them for each of the robot: days here."""
 
-    def learn(
-        self, setting: Setting, said: Said, stopped: Stopped
-    ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
+    def learn(self, setting: Setting, said: Said, stopped: Stopped, *, control: bool) -> Arm:
         """Learn."""
+        if control:
+            return self._by_ppo(setting, said)
         own = setting.shown(self.prior_episodes, self.seed + 1)
         prior = self._prior(setting) or own
         facts: dict[str, Any] = {}
@@ -93,7 +97,18 @@ class TuneRlpd(TuneResidual):
         found = rlpd(setting.task, actor, prior, config, seed=self.seed, judge=setting.task,
                      normal=normal, looked=looks(said), stopped=stopped)  # fmt: skip
         facts |= {"curve": [one._asdict() for one in found.curve], "prior_clipped": found.clipped}
-        return actor, found.episodes, facts
+        return Arm(actor, found.episodes, facts)
+
+    def _by_ppo(self, setting: Setting, said: Said) -> Arm:
+        """As many steps, and the best of as many looks."""
+        actor = setting.gaussian(FINETUNE.ppo.log_std)
+        stage = PpoStage(iterations=self.steps // (self.num_envs * robot_ppo().horizon),
+                         ppo=robot_ppo())  # fmt: skip
+        curve = improve_best(setting.task, actor, stage, seed=self.seed,
+                             judge=setting.on(setting.tuned_on, self.num_envs),
+                             every=max(1, stage.iterations // 10), episodes=self.num_envs,
+                             looked=looks(said))  # fmt: skip
+        return Arm(actor, [], {"curve": [one._asdict() for one in curve]})
 
     def _prior(self, setting: Setting) -> list[Episode]:
         if self.data or not self.prior_robot:
@@ -113,6 +128,7 @@ class TuneHil(TuneResidual):
     """
 
     recipe: ClassVar[str] = "hil"
+    without: ClassVar[str] = "nobody helps"
     operator: Path
     """ONNX file of a policy for the same joints that takes over, or an `episodes.npz` whose
     interventions are repeated."""
@@ -121,26 +137,24 @@ class TuneHil(TuneResidual):
     off_m: float = 0.15
     """The operator takes over where points of the robot are so far from the motion [m]."""
 
-    def learn(
-        self, setting: Setting, said: Said, stopped: Stopped
-    ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
+    def learn(self, setting: Setting, said: Said, stopped: Stopped, *, control: bool) -> Arm:
         """Learn."""
         shown = setting.shown(self.num_envs, self.seed + 1)
         normal = setting.normal(shown)
         actor = setting.residual(normal, bound=self.bound, seed=self.seed)
-        config = self.online(RlpdConfig(q=robot_q()))
+        config = self.online(RlpdConfig(q=robot_q(), prior_share=0.0 if control else 0.5))
         names = setting.task.action_names
         operator = Masked(self._operator(setting), names, self.joints or names, hardware=False)
         said(announced(setting, [], self.steps, update_s(setting, actor, config.q, shown)))
-        found = hil(setting.task, actor, [], operator, HilConfig(learn=config), seed=self.seed,
-                    judge=setting.task, normal=normal, looked=looks(said),
-                    stopped=stopped)  # fmt: skip
+        found = hil(setting.task, actor, [], None if control else operator,
+                    HilConfig(learn=config), seed=self.seed, judge=setting.task, normal=normal,
+                    looked=looks(said), stopped=stopped)  # fmt: skip
         said("share of steps that the operator took over, by thirds: "
              + ", ".join(f"{rate:.3f}" for rate in found.rates))  # fmt: skip
-        return actor, found.tuned.episodes, {
+        return Arm(actor, found.tuned.episodes, {
             "curve": [one._asdict() for one in found.tuned.curve],
             "intervention_rates": found.rates,
-        }  # fmt: skip
+        })  # fmt: skip
 
     def _operator(self, setting: Setting) -> Operator:
         if self.operator.suffix == ".npz":
@@ -165,6 +179,7 @@ class TuneConrft(TuneResidual):
     """
 
     recipe: ClassVar[str] = "conrft"
+    without: ClassVar[str] = "cloned alone"
     demos: tuple[Path, ...]
     """Files of episodes that show how."""
     steps: int = 10_000
@@ -172,9 +187,7 @@ class TuneConrft(TuneResidual):
     offline_steps: int = 1500
     """Of the engine, on the demonstrations alone."""
 
-    def learn(
-        self, setting: Setting, said: Said, stopped: Stopped
-    ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
+    def learn(self, setting: Setting, said: Said, stopped: Stopped, *, control: bool) -> Arm:
         """Learn."""
         demos = [dataclasses.replace(one, source=np.full(one.steps, DEMO))
                  for path in self.demos for one in load_episodes(path)]  # fmt: skip
@@ -186,13 +199,16 @@ class TuneConrft(TuneResidual):
         actor = Bounded(head, np.full(actions, self.bound), GraphNet.of(setting.policy))
         usual = ConrftConfig()
         learn = self.online(usual.online)
-        config = dataclasses.replace(usual, online=learn, offline_steps=self.offline_steps)
+        if control:
+            learn = dataclasses.replace(learn, steps=0)
+        config = dataclasses.replace(usual, online=learn, offline_steps=self.offline_steps,
+                                     offline_critic=not control)  # fmt: skip
         each = update_s(setting, actor, learn.q, demos)
         said(announced(setting, demos, self.steps, each * (1.0 + self.offline_steps / self.steps)))
         found = conrft(setting.task, actor, demos, config, seed=self.seed, judge=setting.task,
                        normal=normal, looked=looks(said), stopped=stopped)  # fmt: skip
         curve = [one._asdict() for one in (found.offline, *found.online)]
-        return actor, found.episodes, {"curve": curve}
+        return Arm(actor, found.episodes, {"curve": curve})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +216,7 @@ class TuneGrape(Tune):
     """Taste: less of a cost, at equal success, from pairs of episodes that began alike (GRAPE)."""
 
     recipe: ClassVar[str] = "grape"
+    without: ClassVar[str] = "chosen cloned"
     cost: Literal["foot_slip_mm_s", "torque_nm", "target_rate_rad_s"] = "foot_slip_mm_s"
     """What is wanted less."""
     log_std: float = -1.6
@@ -213,9 +230,7 @@ class TuneGrape(Tune):
         """The cost."""
         return self.cost
 
-    def learn(
-        self, setting: Setting, said: Said, stopped: Stopped
-    ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
+    def learn(self, setting: Setting, said: Said, stopped: Stopped, *, control: bool) -> Arm:
         """Learn."""
         actor = setting.gaussian(self.log_std)
         shown = setting.shown(self.num_envs, self.seed + 1)
@@ -232,10 +247,11 @@ class TuneGrape(Tune):
         steps = self.grape.rounds * self.grape.starts * self.grape.tries * setting.task.steps
         said(announced(setting, [], steps))
         found = grape(
-            setting.task, actor, stages, self.grape, seed=self.seed, told=told, stopped=stopped
-        )
-        return actor, [], {"rounds": [one._asdict() for one in found.rounds],
-                           "aborted": found.aborted}  # fmt: skip
+            setting.task, actor, stages, dataclasses.replace(self.grape, clone_chosen=control),
+            seed=self.seed, told=told, stopped=stopped,
+        )  # fmt: skip
+        return Arm(actor, [], {"rounds": [one._asdict() for one in found.rounds],
+                               "aborted": found.aborted})  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +263,7 @@ class TuneIre(Tune):
     """
 
     recipe: ClassVar[str] = "ire"
+    without: ClassVar[str] = "ppo with replay"
     payload_kg: tuple[float, ...] = (2.0, 4.0, 6.0)
     """Masses that are added to the torso, one task each [kg]."""
     iterations: int = 20
@@ -258,16 +275,13 @@ class TuneIre(Tune):
         """At home, and with every payload."""
         return (setting.tuned_on, *(loaded(setting.tuned_on, kg) for kg in self.payload_kg))
 
-    def learn(
-        self, setting: Setting, said: Said, stopped: Stopped
-    ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
+    def learn(self, setting: Setting, said: Said, stopped: Stopped, *, control: bool) -> Arm:
         """Learn."""
         actor = setting.gaussian(-1.2)
         actor.trunk()  # says at once where there is none
         experts = setting.shown(self.expert_episodes, self.seed + 1)
         tasks = [setting.on(loaded(setting.tuned_on, kg), self.num_envs) for kg in self.payload_kg]
-        ppo = dataclasses.replace(small_ppo(), horizon=64, first_rate=1e-5, learning_rate=3e-4,
-                                  learning_rate_bounds=(1e-6, 1e-4))  # fmt: skip
+        ppo = robot_ppo()
         usual = IreConfig()
         fit = dataclasses.replace(usual.fit, steps=400, learning_rate=1e-5)
         config = dataclasses.replace(usual, tries=self.num_envs, kept=self.num_envs,
@@ -283,14 +297,20 @@ class TuneIre(Tune):
         found, kept = ire(
             actor, experts, setting.task, tasks, config, seed=self.seed, told=told, stopped=stopped
         )
-        return actor, kept, {"payload_kg": self.payload_kg,
-                             "tasks": [one._asdict() for one in found]}  # fmt: skip
+        return Arm(actor, kept, {"payload_kg": self.payload_kg,
+                                 "tasks": [one._asdict() for one in found]})  # fmt: skip
 
 
 def robot_q() -> SoftQConfig:
     """Critics for a robot's observations, on a few cores."""
     return SoftQConfig.cpu(hidden=(128, 128), critic_steps=1, gamma=0.95, learning_rate=3e-4,
                            temperature=0.005)  # fmt: skip
+
+
+def robot_ppo() -> PpoConfig:
+    """PPO on a policy that is good already, with few robots."""
+    return dataclasses.replace(small_ppo(), horizon=64, first_rate=1e-5, learning_rate=3e-4,
+                               learning_rate_bounds=(1e-6, 1e-4))  # fmt: skip
 
 
 def loaded(robot: Robot, kg: float) -> Robot:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import copy
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -27,23 +27,35 @@ from asap.cli_common import (
     table,
 )
 from asap.correction import Correction
+from asap.evaluate import Evaluation
 from asap.inputs import OpenedMotion, OpenedPolicy, open_motion, open_policy
 from asap.metrics import EFFORT_NAMES
 from asap.posttrain.actors import Bounded, Gaussian
 from asap.posttrain.episode import Episode, save_episodes
-from asap.posttrain.rlpd import Look
+from asap.posttrain.looks import Look
 from asap.posttrain.soft_q import SoftQ, SoftQConfig
-from asap.posttrain.tuning import COST, Setting, Verdict
+from asap.posttrain.tuning import COST, Setting, Verdict, verdict
 from asap.posttrain.views import Buffer, rows_of
 from asap.robot import Robot
 from asap.tracking import StartNoise
 from asap_deploy.errors import InputError
 from asap_deploy.npz import write_file
+from asap_deploy.policy import Policy
 
 POLICY, TUNED, EPISODES = "policy.onnx", "tuned.onnx", "episodes.npz"
 
 Said = Callable[[str], None]
 Stopped = Callable[[], bool]
+
+
+class Arm(NamedTuple):
+    """What came of a recipe or of its control."""
+
+    actor: Bounded | Gaussian
+    episodes: list[Episode]
+    """What the robot did"""
+    facts: dict[str, Any]
+    """For JSON"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +64,8 @@ class Tune(Common):
 
     draws: ClassVar[bool] = True
     recipe: ClassVar[str] = ""
+    without: ClassVar[str] = ""
+    """What the equal-budget control does instead."""
     policy: Path
     """ONNX file to start from, or the name of a policy of ours; also a result of any recipe."""
     motion: Path | None = None
@@ -62,6 +76,10 @@ class Tune(Common):
     """Of `asap fit`: learning happens on the corrected robot."""
     start_noise: StartNoise = "small"
     """Starts that are learned and judged: none (at rest in the first frame), small, paper."""
+    push_speed: float = 0.0
+    """Kick of the base every second, while it learns and is judged [m/s]."""
+    control: bool = False
+    """Also learn for as long without what the recipe adds, and compare."""
     num_envs: int = 16
     """Robots side by side."""
     episodes: int = 128
@@ -76,35 +94,51 @@ class Tune(Common):
         console, started = Console(stderr=True, quiet=self.quiet), time.perf_counter()
         setting, inputs = self._open()
         out = self.folder(f"tune-{self.recipe}")
+        arms: list[Arm] = []
         with stop_requests(lambda: console.print("stopping; once more to lose it")) as stopped:
-            actor, episodes, facts = self.learn(setting, console.print, stopped)
-            interrupted = stopped()
-        data = setting.write(actor, self.recipe)
-        if interrupted:
-            return self._left(out, data, episodes, facts, inputs)
-        verdict = setting.compared(data, self.objective, seed=self.seed, episodes=self.episodes,
-                                   on=self.judged_on(setting))  # fmt: skip
+            for control in (False, True)[: 1 + self.control]:
+                arms.append(self.learn(setting, console.print, stopped, control=control))
+                if stopped():
+                    break
+        learned, *controls = arms
+        data = setting.write(learned.actor, self.recipe)
+        if stopped():
+            return self._left(out, data, learned, inputs)
+        every = [setting.policy, *(Policy.from_bytes(setting.write(one.actor, self.recipe))
+                                   for one in arms)]  # fmt: skip
+        on = self.judged_on(setting)
+        before, after, *others = (
+            setting.judged(one, seed=self.seed, episodes=self.episodes, on=on) for one in every
+        )
+        found = verdict(before, after, self.objective, seed=self.seed)
         write_file(out / TUNED, data)
-        write_file(out / POLICY, data if verdict.better else setting.policy.data)
-        if episodes:
-            save_episodes(out / EPISODES, episodes)
+        write_file(out / POLICY, data if found.better else setting.policy.data)
+        if learned.episodes:
+            save_episodes(out / EPISODES, learned.episodes)
         result = {"run_dir": out, "recipe": self.recipe, "onnx": out / POLICY,
-                  "learn_s": time.perf_counter() - started,
-                  **facts, **_figures(verdict)}  # fmt: skip
-        return Outcome(result=result, shown=[_table(verdict, setting), _line(verdict, out)],
-                       inputs=inputs)  # fmt: skip
+                  "learn_s": time.perf_counter() - started, **learned.facts,
+                  **_figures(found, self.objective, on, before, after)}  # fmt: skip
+        judged = {"start": before, "tuned": after}
+        if others:
+            judged[self.without] = others[0]
+        shown = [_table(setting, judged), _line(found, self.objective, out)]
+        for other, arm in zip(others, controls, strict=True):
+            against = verdict(other, after, self.objective, seed=self.seed)
+            result["control"] = {"is": self.without, "tuned_against_it": against.change.as_dict(),
+                                 "better": against.better, **arm.facts,
+                                 "judged_on": [one.summary() for one in other]}  # fmt: skip
+            shown.append(f"against the control ({self.without}): {self.objective} "
+                         f"{show(against.change, 2)}")  # fmt: skip
+        return Outcome(result=result, shown=shown, inputs=inputs)
 
-    def _left(
-        self, out: Path, data: bytes, episodes: list[Episode], facts: dict[str, Any],
-        inputs: list[Path],
-    ) -> Outcome:  # fmt: skip
+    def _left(self, out: Path, data: bytes, learned: Arm, inputs: list[Path]) -> Outcome:
         """What is kept of a run that was stopped: no verdict, so no result."""
         write_file(out / TUNED, data)
-        if episodes:
-            save_episodes(out / EPISODES, episodes)
+        if learned.episodes:
+            save_episodes(out / EPISODES, learned.episodes)
         line = f"stopped and not judged; what came of it is {out / TUNED}"
-        return Outcome(result={"run_dir": out, "recipe": self.recipe, **facts}, shown=[line],
-                       inputs=inputs, status=INTERRUPTED)  # fmt: skip
+        result = {"run_dir": out, "recipe": self.recipe, **learned.facts}
+        return Outcome(result=result, shown=[line], inputs=inputs, status=INTERRUPTED)
 
     @property
     def objective(self) -> str:
@@ -116,10 +150,8 @@ class Tune(Common):
         return (setting.tuned_on,)
 
     @abstractmethod
-    def learn(
-        self, setting: Setting, said: Said, stopped: Stopped
-    ) -> tuple[Bounded | Gaussian, list[Episode], dict[str, Any]]:
-        """What the recipe does: the policy, what the robot did, facts for JSON."""
+    def learn(self, setting: Setting, said: Said, stopped: Stopped, *, control: bool) -> Arm:
+        """What the recipe does, or its control with as many steps of the robot."""
 
     def _open(self) -> tuple[Setting, list[Path]]:
         robot = Robot.load(self.robot)
@@ -131,7 +163,7 @@ class Tune(Common):
             inputs.append(self.correction)
         setting = Setting.open(robot, opened.policy, clip, num_envs=self.num_envs,
                                correction=correction, start_noise=self.start_noise,
-                               threads=self.threads)  # fmt: skip
+                               push_speed=self.push_speed, threads=self.threads)  # fmt: skip
         return setting, inputs
 
 
@@ -201,32 +233,35 @@ def open_start(path: Path, robot: Robot, motion: Path | None) -> tuple[OpenedPol
     return opened, OpenedMotion(opened.motion, name, opened.path)
 
 
-def _figures(verdict: Verdict) -> dict[str, Any]:
-    every = zip(verdict.on, verdict.before, verdict.after, strict=True)
+def _figures(
+    found: Verdict, objective: str, on: Sequence[Robot], before: Sequence[Evaluation],
+    after: Sequence[Evaluation],
+) -> dict[str, Any]:  # fmt: skip
+    every = zip(on, before, after, strict=True)
     return {
-        "better": verdict.better,
-        "objective": verdict.objective,
-        "change": verdict.change.as_dict(),
-        "before": verdict.before[0].summary(),
-        "evaluation": verdict.after[0].as_dict(),
-        "judged_on": [{"robot": robot.name, "before": before.summary(), "after": after.summary()}
-                      for robot, before, after in every],
+        "better": found.better,
+        "objective": objective,
+        "change": found.change.as_dict(),
+        "before": before[0].summary(),
+        "evaluation": after[0].as_dict(),
+        "judged_on": [{"robot": robot.name, "before": old.summary(), "after": new.summary()}
+                      for robot, old, new in every],
     }  # fmt: skip
 
 
-def _table(verdict: Verdict, setting: Setting) -> Any:
+def _table(setting: Setting, judged: Mapping[str, Sequence[Evaluation]]) -> Any:
     names = ("success_rate", "global_mpjpe_mm", "mpjpe_mm", *EFFORT_NAMES)
     rows = [
         [str(place + 1), who, *(show(found.overall[name], 2) for name in names)]
-        for place, pair in enumerate(zip(verdict.before, verdict.after, strict=True))
-        for who, found in zip(("start", "tuned"), pair, strict=True)
+        for place, some in enumerate(zip(*judged.values(), strict=True))
+        for who, found in zip(judged, some, strict=True)
     ]
     return table(f"on {setting.tuned_on.name}, starts: {setting.start_noise}",
                  ["robot", "", *names], rows)  # fmt: skip
 
 
-def _line(verdict: Verdict, out: Path) -> str:
-    change = f"{verdict.objective} changed by {show(verdict.change, 2)}"
-    if verdict.better:
+def _line(found: Verdict, objective: str, out: Path) -> str:
+    change = f"{objective} changed by {show(found.change, 2)}"
+    if found.better:
         return f"{change}: better; policy: {out / POLICY}"
     return f"{change}: no better, the start is kept as {out / POLICY}; what came is {out / TUNED}"

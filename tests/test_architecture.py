@@ -76,7 +76,7 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.posttrain.task asap.posttrain.residual_onnx asap.posttrain.tuned_policy "
     "asap.posttrain.actors",
     "asap.posttrain.humanoid asap.posttrain.views asap.posttrain.corridor asap.posttrain.collect "
-    "asap.posttrain.consistency",
+    "asap.posttrain.consistency asap.posttrain.looks",
     "asap.posttrain.soft_q asap.posttrain.regress asap.posttrain.operators "
     "asap.posttrain.grape asap.posttrain.physics_gap asap.posttrain.tuning",
     "asap.posttrain.rlpd asap.posttrain.on_policy asap.posttrain.rldg",

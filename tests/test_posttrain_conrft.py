@@ -13,7 +13,7 @@ from asap.posttrain.conrft import ConrftConfig, conrft, offline
 from asap.posttrain.conrft_miniature import DEMOS, TASK, config, demonstrations, run
 from asap.posttrain.consistency import ConsistencyHead, Rebuild, clipped
 from asap.posttrain.corridor import Corridor
-from asap.posttrain.rlpd import Look
+from asap.posttrain.looks import Look
 from asap.posttrain.soft_q import SoftQ, SoftQConfig, TensorRows
 from asap.posttrain.views import discounted, rows_of
 from asap_deploy.errors import InputError

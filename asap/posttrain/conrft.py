@@ -25,7 +25,8 @@ import torch
 from asap.posttrain.actors import RSAMPLE, Bounded, Head, InputNorm, require
 from asap.posttrain.collect import Operator
 from asap.posttrain.episode import Episode
-from asap.posttrain.rlpd import Look, RlpdConfig, look, rlpd
+from asap.posttrain.looks import Look, look
+from asap.posttrain.rlpd import RlpdConfig, rlpd
 from asap.posttrain.soft_q import SoftQ, SoftQConfig, TensorRows
 from asap.posttrain.task import Task
 from asap.posttrain.views import Buffer, rows_of

@@ -21,7 +21,7 @@ from asap.posttrain.conrft import ConrftConfig, conrft
 from asap.posttrain.consistency import ConsistencyHead
 from asap.posttrain.corridor import Corridor, CorridorConfig, Walker
 from asap.posttrain.episode import DEMO, Episode
-from asap.posttrain.rlpd import Look
+from asap.posttrain.looks import Look
 from asap_deploy.errors import InputError
 
 TASK = CorridorConfig(success_reward=10.0, step_reward=-0.05, horizon=90)

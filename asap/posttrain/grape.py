@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from asap.posttrain.actors import LOG_PROB, Gaussian, require
+from asap.posttrain.actors import LOG_PROB, Gaussian, Lasting, require
 from asap.posttrain.collect import collect
 from asap.posttrain.episode import Episode, Pair, pair
 from asap.posttrain.task import Task
@@ -55,6 +55,11 @@ class GrapeConfig:
     """Of the product over stages of exp(-cost)."""
     score_self: float = 0.0
     """Of the mean log-likelihood of a step under the policy itself."""
+    clone_chosen: bool = False
+    """The better of every pair is cloned instead, nothing is pushed away: the control."""
+    correlation: float = 0.0
+    """Of what is tried with what was tried a step before; its spread stays. On a robot white noise
+    shakes more than it tries, and what it shakes hides what was tried."""
     abort_below: float = -2.0
     """A round is undone, and the last, if chosen episodes become less likely than this [nat]."""
 
@@ -62,6 +67,8 @@ class GrapeConfig:
         """Refuse values that make no sense."""
         if self.tries < 2:
             raise InputError("grape needs at least two tries from a start to make a pair")
+        if not 0.0 <= self.correlation < 1.0:
+            raise InputError(f"grape.correlation must be 0 to below 1; got {self.correlation:g}")
 
     @classmethod
     def paper(cls) -> GrapeConfig:
@@ -116,7 +123,8 @@ def grape(
         if stopped():
             break
         starts = np.repeat(rng.integers(0, 2**31, config.starts), config.tries)
-        found = collect(task, actor.act, len(starts), rng, seeds=starts.tolist())
+        found = collect(task, Lasting(actor, config.correlation), len(starts), rng,
+                        seeds=starts.tolist())  # fmt: skip
         scores = _scores(found, task, actor, cost, config)
         chosen = _pairs(found, scores, config.tries)
         named = [pair(found[good], found[bad], (scores[good], scores[bad])) for good, bad in chosen]
@@ -186,9 +194,12 @@ def _fit(
         ratios = torch.zeros(len(episodes)).index_add(0, owner, now - before)
         if step == config.steps:
             break
-        margin = config.beta * (ratios[:count] - ratios[count:])
-        away = 0.5 * ((mean - mean_before) / std).square().sum(-1).mean()
-        loss = -torch.nn.functional.logsigmoid(margin).mean() + config.anchor * away
+        if config.clone_chosen:
+            loss = -now[owner < count].mean()
+        else:
+            margin = config.beta * (ratios[:count] - ratios[count:])
+            away = 0.5 * ((mean - mean_before) / std).square().sum(-1).mean()
+            loss = -torch.nn.functional.logsigmoid(margin).mean() + config.anchor * away
         steps.zero_grad()
         loss.backward()
         steps.step()

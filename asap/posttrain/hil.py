@@ -21,8 +21,9 @@ import numpy as np
 from asap.posttrain.actors import Bounded, Gaussian, InputNorm
 from asap.posttrain.collect import Operator, collect
 from asap.posttrain.episode import Episode
+from asap.posttrain.looks import Look, look
 from asap.posttrain.regress import CloneConfig, Shown, clone
-from asap.posttrain.rlpd import Look, RlpdConfig, Tuned, look, rlpd
+from asap.posttrain.rlpd import RlpdConfig, Tuned, rlpd
 from asap.posttrain.soft_q import SoftQConfig
 from asap.posttrain.task import Task
 

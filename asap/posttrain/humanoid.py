@@ -46,6 +46,7 @@ from asap_deploy.runtime import Runtime
 FAILED, DISTANCE = "failed", "distance_m"
 """Reward terms beside those of ``asap.rewards``: 1 where it failed; mean distance of the tracked
 points to the motion [m]."""
+_KICK_EVERY_S = 1.0
 ALWAYS = ("torque", "feet_slip", "action_rate")
 """Costs that are recorded whatever their weight: what a robot spends is worth knowing."""
 
@@ -74,6 +75,9 @@ class Advanced(NamedTuple):
 class _Robots(TrackingEnv):
     """Robots that begin when they are told to, and never by themselves."""
 
+    kicks: np.ndarray
+    """(N, frames, 3) that bases get at once in every frame [m/s]"""
+
     def begin(self, env_ids: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> None:
         """Put robots (n,) into states (n, nq), (n, nv) at the first frame."""
         self.frame[env_ids] = 0
@@ -89,6 +93,9 @@ class _Robots(TrackingEnv):
         """One control step under actions (N, A); the last frame is never left."""
         last_action = self.runtime.last_action
         command = self.runtime.act(action, self.time_s)
+        kick = self.kicks[np.arange(self.num_envs), self.frame]
+        if kick.any():
+            self.sim.push(np.arange(self.num_envs), kick)
         self.sim.step(command.joint_pos_target)
         self.frame = np.minimum(self.frame + 1, self.last_frame)
         state, reference = self._state(), self._reference()
@@ -138,6 +145,7 @@ class TrackingTask:
         *,
         config: EnvConfig = FINETUNE.env,
         start_noise: StartNoise = "small",
+        push_speed: float = 0.0,
         environment: str = "nominal",
         threads: int = 0,
     ) -> None:
@@ -152,6 +160,8 @@ class TrackingTask:
             config: Rewards, what a failure is, noise of sensors. Layout and offset are the
                 contract's, starts are whole clips.
             start_noise: See ``asap.tracking``.
+            push_speed: Of a kick of the base every second, its direction drawn from the episode's
+                seed [m/s].
             environment: What episodes say about the physics: real, nominal or ``corrected``.
             threads: Of the simulator; 0: all cores.
 
@@ -172,6 +182,8 @@ class TrackingTask:
         self.robot, self.policy, self.clip, self.config = robot, policy, clip, config
         self.num_envs, self.control_dt = num_envs, robot.control_dt
         self._start_noise, self._environment = start_noise, environment
+        self._push_speed = push_speed
+        self._robots.kicks = np.zeros((num_envs, self._robots.last_frame + 1, 3))
         self._sensors = [Sensors(robot, 1, np.random.default_rng(0)) for _ in range(num_envs)]
         one = self._drawn_noise(np.random.default_rng(0))
         self._noise = Measurement(*(np.stack([array] * num_envs) for array in one))  # type: ignore[list-item]
@@ -252,6 +264,7 @@ class TrackingTask:
             for kept, new in zip(self._noise, self._drawn_noise(rng), strict=True):
                 kept[env] = new  # type: ignore[index]
             self._sensors[env] = Sensors(self.robot, 1, rng)
+            self._robots.kicks[env] = self._drawn_kicks(rng)
         qpos, qvel = (np.concatenate(parts) for parts in zip(*states, strict=True))
         self._robots.begin(env_ids, qpos, qvel)
         self._lost[env_ids] = False
@@ -324,6 +337,15 @@ class TrackingTask:
             base_quat_wxyz=rotation.multiply(true.base_quat_wxyz, added.base_quat_wxyz),
             base_ang_vel_b=true.base_ang_vel_b + added.base_ang_vel_b,
         )
+
+    def _drawn_kicks(self, rng: np.random.Generator) -> np.ndarray:
+        """(frames, 3) [m/s], as ``asap evaluate`` kicks."""
+        kicks = np.zeros((self.steps + 1, 3))
+        if self._push_speed:
+            every = round(_KICK_EVERY_S / self.control_dt)
+            angle = rng.uniform(0.0, 2.0 * np.pi, len(kicks[every::every]))
+            kicks[every::every, :2] = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        return self._push_speed * kicks
 
     def _drawn_noise(self, rng: np.random.Generator) -> Measurement:
         """What sensors add in every frame of an episode: a robot that stands still, with noise."""

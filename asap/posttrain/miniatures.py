@@ -23,11 +23,12 @@ from asap.posttrain.episode import DEMO, Episode
 from asap.posttrain.grape import GrapeConfig, grape
 from asap.posttrain.hil import HilConfig, hg_dagger, hil
 from asap.posttrain.ire import IreConfig, ire
+from asap.posttrain.looks import Look
 from asap.posttrain.on_policy import PpoStage, improve
 from asap.posttrain.operators import Scripted
 from asap.posttrain.regress import CloneConfig, Shown, clone
 from asap.posttrain.rldg import RldgConfig, Specialist, rldg
-from asap.posttrain.rlpd import Look, RlpdConfig, rlpd
+from asap.posttrain.rlpd import RlpdConfig, rlpd
 
 _WIDTH, _ACTIONS = Corridor.observation_width, len(Corridor.action_names)
 

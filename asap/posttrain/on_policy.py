@@ -15,6 +15,7 @@ from torch import nn
 
 from asap.env import Observation, Transition
 from asap.posttrain.actors import Gaussian
+from asap.posttrain.looks import Best, Look, look
 from asap.posttrain.regress import held
 from asap.posttrain.task import Task
 from asap.ppo import PpoConfig, TrackerPPO
@@ -114,6 +115,37 @@ def improve(
                 ended, succeeded = ended + facts["ended"], succeeded + facts["succeeded"]
             after(iteration)
     return succeeded / ended if ended else 0.0
+
+
+def improve_best(
+    task: Task, actor: Gaussian, stage: PpoStage, *, seed: int, judge: Task, every: int,
+    episodes: int, looked: Callable[[Look], None] = lambda look: None,
+) -> list[Look]:  # fmt: skip
+    """As ``improve``, and ends with the actor of the best look, the start among them.
+
+    Args:
+        task: Robots side by side.
+        actor: Is changed.
+        stage: How long.
+        seed: Of everything random.
+        judge: Where looks are taken.
+        every: Iterations between looks.
+        episodes: Of a look.
+        looked: Told every look.
+    """
+    curve = [look(0, actor, judge, episodes)]
+    best = Best(actor, curve)
+    each = stage.ppo.horizon * task.num_envs
+
+    def after(iteration: int) -> None:
+        if (iteration + 1) % every == 0:
+            curve.append(look((iteration + 1) * each, actor, judge, episodes))
+            looked(curve[-1])
+            best.compare(curve[-1])
+
+    improve(task, actor, stage, seed=seed, after=after)
+    best.restore()
+    return curve
 
 
 @contextmanager

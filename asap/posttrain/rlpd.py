@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from asap.posttrain.actors import RSAMPLE, Bounded, Gaussian, InputNorm, require
+from asap.posttrain.actors import RSAMPLE, Bounded, InputNorm, require
 from asap.posttrain.collect import Operator, collect
 from asap.posttrain.episode import Episode
+from asap.posttrain.looks import Best, Look, look
 from asap.posttrain.soft_q import SoftQ, SoftQConfig
 from asap.posttrain.task import Task
 from asap.posttrain.views import Buffer, Mix, rows_of
@@ -46,18 +46,6 @@ class RlpdConfig:
     def paper(cls) -> RlpdConfig:
         """Source: the official code's defaults."""
         return cls(steps=300_000, random_steps=5000, judge_every=5000, q=SoftQConfig())
-
-
-class Look(NamedTuple):
-    """One look at the policy while it learns."""
-
-    steps: int
-    success: float
-    """Share of greedy episodes"""
-    length: float
-    """Mean steps of an episode"""
-    value: float = 0.0
-    """Mean sum of rewards of an episode"""
 
 
 class Tuned(NamedTuple):
@@ -111,7 +99,7 @@ def rlpd(
         shown.add(rows)
     found: list[Episode] = []
     curve = [look(0, actor, judge, config.judge_episodes)] if config.keep_best else []
-    kept = _Kept(actor, curve)
+    best = Best(actor, curve)
     intervened: list[float] = []
     steps = 0
     while steps < config.steps and not stopped():
@@ -134,39 +122,10 @@ def rlpd(
         if steps // config.judge_every > before // config.judge_every:
             curve.append(look(steps, actor, judge, config.judge_episodes))
             looked(curve[-1])
-            kept.compare(curve[-1])
+            best.compare(curve[-1])
     if config.keep_best:
-        kept.restore()
+        best.restore()
     return Tuned(curve, found, intervened, clipped)
-
-
-class _Kept:
-    """The head of the best look."""
-
-    def __init__(self, actor: Bounded, curve: Sequence[Look]) -> None:
-        self._actor = actor
-        self._best = max((one.value for one in curve), default=-np.inf)
-        self._state = self._copy()
-
-    def compare(self, one: Look) -> None:
-        if one.value > self._best:
-            self._best, self._state = one.value, self._copy()
-
-    def restore(self) -> None:
-        for weight, old in zip(self._actor.head.parameters(), self._state, strict=True):
-            weight.data.copy_(old)
-
-    def _copy(self) -> list[torch.Tensor]:
-        return [weight.detach().clone() for weight in self._actor.head.parameters()]
-
-
-def look(steps: int, actor: Bounded | Gaussian, judge: Task, episodes: int) -> Look:
-    """Greedy episodes, always from the same starts."""
-    found = collect(judge, actor.best, episodes, np.random.default_rng(10_000))
-    success = [bool(one.success) for one in found]
-    value = [judge.reward(one.reward_terms).sum() for one in found]
-    length = [one.steps for one in found]
-    return Look(steps, *(float(np.mean(numbers)) for numbers in (success, length, value)))
 
 
 def _mix(online: Buffer, shown: Buffer, share: float) -> Mix:

@@ -62,6 +62,11 @@ class SoftQConfig:
     """Rows that are cloned: of operators and demonstrators, or the policy's own failures too."""
     value_weight: float = 1.0
     """Of the critics in the actor's loss."""
+    still_weight: float = 0.0
+    """Of the squared action in the actor's loss: a residual on a policy that is good already does
+    nothing that critics do not clearly prefer. Values are divided by their mean size then."""
+    warmup: int = 0
+    """Updates at first in which the actor rests: critics that know nothing lead it anywhere."""
     normalise_value: bool = True
     """Divide that by the mean size of values where something is cloned as well: otherwise the
     scale of rewards sets the balance."""
@@ -160,6 +165,7 @@ class SoftQ:
         self._actor_steps = torch.optim.Adam(head.parameters(), lr=rate, foreach=True)
         self._log_alpha = nn.Parameter(torch.tensor(float(np.log(config.temperature or 1.0))))
         self._alpha_steps = torch.optim.Adam([self._log_alpha], lr=rate)
+        self._updates = 0
         self.clone_weight, self.value_weight = config.clone_weight, config.value_weight
         """May change while it learns."""
 
@@ -168,14 +174,14 @@ class SoftQ:
         """The temperature; 0 without entropy."""
         return 0.0 if self.config.temperature is None else float(self._log_alpha.detach().exp())
 
-    def update(self, data: Samples, rng: np.random.Generator, *, actor: bool = True
-               ) -> dict[str, float]:  # fmt: skip
-        """G steps of the critics and, if wanted, one of the actor, on the last minibatch."""
+    def update(self, data: Samples, rng: np.random.Generator) -> dict[str, float]:
+        """G steps of the critics and then one of the actor, on the last minibatch."""
         facts: dict[str, float] = {}
         for _ in range(self.config.critic_steps):
             rows = TensorRows.of(data.sample(rng, self.config.batch))
             facts["critic_loss"] = self._critic_step(rows, rng)
-        return facts | self._actor_step(rows) if actor else facts
+        self._updates += 1
+        return facts if self._updates <= self.config.warmup else facts | self._actor_step(rows)
 
     @torch.no_grad()
     def target(self, rows: TensorRows, members: list[int]) -> torch.Tensor:
@@ -225,7 +231,7 @@ class SoftQ:
         action, log_prob = self.head.sample(rows.observation)
         value = self.critics(rows.observation, action).mean(dim=0)
         size = 1.0
-        if config.normalise_value and self.clone_weight:
+        if config.normalise_value and (self.clone_weight or config.still_weight):
             size = float(value.detach().abs().mean()) + 1e-6
         loss = -self.value_weight * value.mean() / size
         facts = {"value": float(value.detach().mean()), "alpha": self.alpha}
@@ -237,6 +243,8 @@ class SoftQ:
             chosen = rows.shown if config.clone_rows == "shown" else torch.ones_like(rows.shown)
             cloned = self.head.imitation(rows.observation, rows.action)
             loss = loss + self.clone_weight * (cloned * chosen).sum() / chosen.sum().clamp(min=1.0)
+        if config.still_weight:
+            loss = loss + config.still_weight * action.square().sum(-1).mean()
         self._actor_steps.zero_grad()
         loss.backward()
         self._actor_steps.step()

@@ -3,7 +3,8 @@
     setting = Setting.open(robot, policy, clip, num_envs=16)
     actor = setting.residual(bound=0.2, seed=0)
     data = setting.write(actor, recipe="rlpd")
-    verdict = setting.compared(data, "cost_mm", seed=0)
+    before, after = (setting.judged(one, seed=0, episodes=128) for one in (policy, tuned))
+    verdict(before, after, "cost_mm", seed=0).better
 
 A result is kept only if it is better than its start by more than chance explains and falls no more
 often; otherwise the start is the result.
@@ -40,17 +41,12 @@ _HIDDEN = (128, 128)
 
 
 class Verdict(NamedTuple):
-    """A tuned policy beside its start, same episodes, on the corrected robot."""
+    """A tuned policy beside its start or a control."""
 
     better: bool
-    objective: str
+    """By more than chance explains, and it falls no more often on any robot"""
     change: Interval
     """Of the objective, paired by episode; negative is better"""
-    on: tuple[Robot, ...]
-    """Where"""
-    before: tuple[Evaluation, ...]
-    """Of the start, robot by robot"""
-    after: tuple[Evaluation, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,13 +62,16 @@ class Setting:
     start_noise: StartNoise
     task: TrackingTask
     """Where it learns"""
+    push_speed: float
+    """Of a kick every second [m/s], while it learns and is judged"""
     threads: int
     """Of every simulator; 0: all cores"""
 
     @classmethod
     def open(
         cls, robot: Robot, policy: Policy, clip: OpenedMotion, *, num_envs: int,
-        correction: Correction | None = None, start_noise: StartNoise = "small", threads: int = 0,
+        correction: Correction | None = None, start_noise: StartNoise = "small",
+        push_speed: float = 0.0, threads: int = 0,
     ) -> Setting:  # fmt: skip
         """Make the task.
 
@@ -82,14 +81,15 @@ class Setting:
         tuned_on = robot if correction is None else correction.robot(robot)
         where = "nominal" if correction is None else corrected(correction)
         task = TrackingTask(tuned_on, policy, clip, num_envs, start_noise=start_noise,
-                            environment=where, threads=threads)  # fmt: skip
-        return cls(robot=robot, tuned_on=tuned_on, policy=policy, clip=clip,
-                   start_noise=start_noise, task=task, threads=threads)  # fmt: skip
+                            push_speed=push_speed, environment=where, threads=threads)  # fmt: skip
+        return cls(robot=robot, tuned_on=tuned_on, policy=policy, clip=clip, task=task,
+                   start_noise=start_noise, push_speed=push_speed, threads=threads)  # fmt: skip
 
     def on(self, robot: Robot, num_envs: int, *, environment: str = "nominal") -> TrackingTask:
         """The same task on another robot, or with another number of them."""
         return TrackingTask(robot, self.policy, self.clip, num_envs, start_noise=self.start_noise,
-                            environment=environment, threads=self.threads)  # fmt: skip
+                            push_speed=self.push_speed, environment=environment,
+                            threads=self.threads)  # fmt: skip
 
     def shown(self, count: int, seed: int) -> list[Episode]:
         """Episodes of the start, as data."""
@@ -138,36 +138,42 @@ class Setting:
         return write_tuned(model, self.policy, self.robot, self.clip.motion,
                            provenance={"recipe": recipe, "noise": noise})  # fmt: skip
 
-    def compared(
-        self, data: bytes, objective: str, *, seed: int, episodes: int = 128,
-        on: Sequence[Robot] = (),
-    ) -> Verdict:  # fmt: skip
-        """The tuned policy beside its start.
+    def judged(
+        self, policy: Policy, *, seed: int, episodes: int, on: Sequence[Robot] = ()
+    ) -> tuple[Evaluation, ...]:
+        """A policy from starts that nothing was learned from.
 
         Args:
-            data: Of ``write``.
-            objective: ``cost_mm``, or a name of effort.
-            seed: Of starts that nothing was learned from.
-            episodes: Of each, on every robot.
-            on: Robots on which both are judged; by default the one that is tuned on.
+            policy: Of the contract of the start.
+            seed: Of the starts: the same seed, the same starts.
+            episodes: On every robot.
+            on: Robots; by default the one that is tuned on.
         """
         config = EvaluateConfig(episodes=episodes, start_noise=self.start_noise, seed=seed + 5000,
-                                threads=self.threads)  # fmt: skip
-        robots = tuple(on) or (self.tuned_on,)
-        tuned = Policy.from_bytes(data)
-        before, after = (
-            tuple(evaluate([Case(one, self.clip.motion, self.clip.name)], robot, config)
-                  for robot in robots)
-            for one in (self.policy, tuned)
-        )  # fmt: skip
-        old, new = (np.concatenate([by_episode(one, objective) for one in some])
-                    for some in (before, after))  # fmt: skip
-        both = np.isfinite(old) & np.isfinite(new)
-        change = paired_difference(old[both], new[both], np.random.default_rng(seed))
-        # Nowhere may it fall more often: what is new must not cost what was known.
-        kept = all(b.overall["success_rate"].value >= a.overall["success_rate"].value
-                   for a, b in zip(before, after, strict=True))  # fmt: skip
-        return Verdict(change.high < 0.0 and kept, objective, change, robots, before, after)
+                                push_speed=self.push_speed, threads=self.threads)  # fmt: skip
+        case = Case(policy, self.clip.motion, self.clip.name)
+        return tuple(evaluate([case], robot, config) for robot in tuple(on) or (self.tuned_on,))
+
+
+def verdict(
+    before: Sequence[Evaluation], after: Sequence[Evaluation], objective: str, *, seed: int
+) -> Verdict:
+    """A policy beside another, same episodes.
+
+    Args:
+        before: Of the start, or of a control, robot by robot.
+        after: Of the tuned policy.
+        objective: ``cost_mm``, or a name of effort.
+        seed: Of the resampling.
+    """
+    old, new = (np.concatenate([by_episode(one, objective) for one in some])
+                for some in (before, after))  # fmt: skip
+    both = np.isfinite(old) & np.isfinite(new)
+    change = paired_difference(old[both], new[both], np.random.default_rng(seed))
+    # Nowhere may it fall more often: what is new must not cost what was known.
+    kept = all(b.overall["success_rate"].value >= a.overall["success_rate"].value
+               for a, b in zip(before, after, strict=True))  # fmt: skip
+    return Verdict(change.high < 0.0 and kept, change)
 
 
 def by_episode(found: Evaluation, objective: str) -> np.ndarray:

@@ -197,8 +197,7 @@ def update_s(
     rows, _ = rows_of(episodes, setting.task, actor, gamma=config.gamma)
     buffer = Buffer(len(rows))
     buffer.add(rows)
-    engine = SoftQ(actor.head, setting.task.observation_width, len(setting.task.action_names),
-                   config, 0)  # fmt: skip
+    engine = SoftQ.on(setting.task, actor.head, config, 0)
     rng, count = np.random.default_rng(0), 10
     engine.update(buffer, rng)
     started = time.perf_counter()

@@ -72,12 +72,14 @@ LAYERS = (  # Lowest first; what stands in one line does not know of each other.
     "asap.cli_common asap.bench_train asap.bench_gap asap.replay_view asap.closed_loop "
     "asap.fit asap.next_motion asap.bench_logs asap.sysid_check",
     "asap.cli_progress asap.finetune asap.fit_files asap.stages",
-    "asap.delta_doubt asap.posttrain.episode asap.posttrain.graph_net asap.posttrain.rebuilt",
+    "asap.delta_doubt asap.posttrain.episode asap.posttrain.graph_net asap.posttrain.rebuilt "
+    "asap.posttrain.robots",
     "asap.posttrain.task asap.posttrain.residual_onnx asap.posttrain.tuned_policy "
     "asap.posttrain.actors",
     "asap.posttrain.humanoid asap.posttrain.views asap.posttrain.corridor asap.posttrain.collect "
-    "asap.posttrain.consistency asap.posttrain.looks",
-    "asap.posttrain.soft_q asap.posttrain.regress asap.posttrain.operators "
+    "asap.posttrain.consistency",
+    "asap.posttrain.soft_q asap.posttrain.regress asap.posttrain.operators asap.posttrain.looks "
+    "asap.posttrain.log_episodes "
     "asap.posttrain.grape asap.posttrain.physics_gap asap.posttrain.tuning",
     "asap.posttrain.rlpd asap.posttrain.on_policy asap.posttrain.rldg",
     "asap.posttrain.student asap.posttrain.hil asap.posttrain.ire asap.posttrain.conrft",

@@ -67,7 +67,8 @@ def bounded(**more):
 def row(**changes):
     usual = {"observation": np.zeros((1, 8)), "action": np.zeros((1, 2)), "reward": np.zeros(1),
              "next_observation": np.ones((1, 8)), "alive": np.ones(1), "to_go": np.zeros(1),
-             "shown": np.zeros(1, bool)}  # fmt: skip
+             "shown": np.zeros(1, bool), "state": np.zeros((1, 0)),
+             "next_state": np.zeros((1, 0))}  # fmt: skip
     return Rows(**usual | changes)
 
 
@@ -257,8 +258,9 @@ def test_entropy_raises_a_target():
 def test_a_subset_of_critics_is_as_those_of_the_whole():
     engine = SoftQ(bounded().head, 8, 2, SMALL, seed=0)
     seen, action = torch.randn(5, 8), torch.rand(5, 2)
-    everyone = engine.critics(seen, action)
-    torch.testing.assert_close(engine.critics(seen, action, [2, 0]), everyone[[2, 0]])
+    nothing = torch.zeros(5, 0)
+    everyone = engine.critics(seen, nothing, action)
+    torch.testing.assert_close(engine.critics(seen, nothing, action, [2, 0]), everyone[[2, 0]])
 
 
 def test_defaults_are_those_of_the_papers():

@@ -38,7 +38,9 @@ def _rows(count: int = 32, seed: int = 0) -> TensorRows:
     action = 2.0 * torch.rand(count, 2, generator=random) - 1.0
     reward = torch.randn(count, generator=random)
     shown = (torch.arange(count) % 2 == 0).float()
-    return TensorRows(seen, action, reward, seen.flip(0), torch.ones(count), reward, shown)
+    nothing = torch.zeros(count, 0)
+    return TensorRows(seen, action, reward, seen.flip(0), torch.ones(count), reward, shown, nothing,
+                      nothing)  # fmt: skip
 
 
 def test_the_layers_of_a_head_give_its_mean_and_take_nothing_but_observations() -> None:

@@ -184,8 +184,7 @@ def offline(
         q, batch=config.offline_batch, floor_weight=config.floor_weight,
         clone_weight=config.offline_clone, value_weight=config.offline_value,
     )  # fmt: skip
-    engine = SoftQ(actor.head, task.observation_width, len(task.action_names), first, seed,
-                   normal)  # fmt: skip
+    engine = SoftQ.on(task, actor.head, first, seed, normal)
     if not config.offline_critic:
         _clone(actor.head, known, config, rng)
     for _ in range(config.offline_steps if config.offline_critic else 0):

@@ -46,7 +46,7 @@ class Corridor:
 
     name, motion, environment, control_dt = "corridor", "", "nominal", 0.1
     action_names = ("push_x", "push_y")
-    observation_width = 8
+    observation_width, state_width = 8, 0
 
     def __init__(self, num_envs: int = 1, config: CorridorConfig | None = None) -> None:
         """All at the start."""
@@ -76,6 +76,10 @@ class Corridor:
     def observations(self, episode: Episode) -> np.ndarray:
         """The same from an episode."""
         return _observation(episode.channels)
+
+    def states(self, episode: Episode) -> np.ndarray:
+        """Nothing that is not observed."""
+        return np.zeros((episode.steps + 1, 0), np.float32)
 
     def step(self, action: np.ndarray) -> Step:
         """Push; walls stop what runs into them."""

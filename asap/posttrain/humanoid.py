@@ -22,15 +22,16 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from asap.correction import Correction
-from asap.env import EnvConfig, TrackingEnv
+from asap.env import EnvConfig
 from asap.evaluate import Case, check_case, with_gains
 from asap.finetune import FINETUNE
 from asap.inputs import OpenedMotion
 from asap.posttrain.episode import Episode
-from asap.posttrain.rebuilt import rebuilt, rows_of_all
+from asap.posttrain.rebuilt import off_motion, rebuilt, rows_of_all
+from asap.posttrain.robots import FAILED, Labelled, Robots
 from asap.posttrain.task import Step
 from asap.randomize import RandomizeConfig
-from asap.rewards import COSTS, TRACKING, Context, Effort, Term
+from asap.rewards import TRACKING
 from asap.robot import Robot
 from asap.sensor_noise import noisy
 from asap.sim_protocol import Simulation
@@ -43,12 +44,7 @@ from asap_deploy.observation import LAYOUTS, Measurement
 from asap_deploy.policy import Policy
 from asap_deploy.runtime import Runtime
 
-FAILED, DISTANCE = "failed", "distance_m"
-"""Reward terms beside those of ``asap.rewards``: 1 where it failed; mean distance of the tracked
-points to the motion [m]."""
 _KICK_EVERY_S = 1.0
-ALWAYS = ("torque", "feet_slip", "action_rate")
-"""Costs that are recorded whatever their weight: what a robot spends is worth knowing."""
 
 
 def corrected(correction: Correction) -> str:
@@ -57,76 +53,6 @@ def corrected(correction: Correction) -> str:
                       sort_keys=True).encode()  # fmt: skip
     learned = b"" if correction.learned is None else correction.learned.data
     return f"corrected:{hashlib.sha256(said + learned).hexdigest()[:16]}"
-
-
-class Advanced(NamedTuple):
-    """What one step of N robots gave."""
-
-    terms: dict[str, np.ndarray]
-    """(N,) by name"""
-    failed: np.ndarray
-    """(N,) bool"""
-    ended: np.ndarray
-    """(N,) bool: the clip is over"""
-    action: np.ndarray
-    """(N, A) clipped to the contract's limit"""
-
-
-class _Robots(TrackingEnv):
-    """Robots that begin when they are told to, and never by themselves."""
-
-    kicks: np.ndarray
-    """(N, frames, 3) that bases get at once in every frame [m/s]"""
-
-    def begin(self, env_ids: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> None:
-        """Put robots (n,) into states (n, nq), (n, nv) at the first frame."""
-        self.frame[env_ids] = 0
-        self.episode_steps[env_ids] = 0
-        self.sim.reset(env_ids, qpos, qvel)
-        self.runtime.reset(env_ids)
-        pos, quat = self.sim.body_pos_w[env_ids], self.sim.body_quat_wxyz[env_ids]
-        self.points_w[env_ids] = self._points.positions(pos, quat)
-        if self._turns:
-            self._links_quat[env_ids] = self._points.attitudes(quat)
-
-    def advance(self, action: np.ndarray) -> Advanced:
-        """One control step under actions (N, A); the last frame is never left."""
-        last_action = self.runtime.last_action
-        command = self.runtime.act(action, self.time_s)
-        kick = self.kicks[np.arange(self.num_envs), self.frame]
-        if kick.any():
-            self.sim.push(np.arange(self.num_envs), kick)
-        self.sim.step(command.joint_pos_target)
-        self.frame = np.minimum(self.frame + 1, self.last_frame)
-        state, reference = self._state(), self._reference()
-        effort = Effort(command.action, last_action, self.sim.joint_torque,
-                        self.sim.foot_contact_force)  # fmt: skip
-        context = Context(state, reference, effort, self.point_sets, self._limits)
-        distance = np.linalg.norm(state.points_w - reference.points_w, axis=-1)
-        failed = self._failed(state, distance) | command.refused
-        terms = {name: self._term(name, context) for name in self.term_names}
-        self.episode_steps += 1
-        terms |= {FAILED: failed.astype(float), DISTANCE: distance.mean(axis=-1)}
-        return Advanced(terms, failed, self.frame >= self.last_frame, command.action)
-
-    @property
-    def term_names(self) -> tuple[str, ...]:
-        """Terms that count, and costs that are recorded always."""
-        return tuple(name for name in (*TRACKING, *COSTS)
-                     if self.weight(name).weight != 0.0 or name in ALWAYS)  # fmt: skip
-
-    def weight(self, name: str) -> Term:
-        """Weight and width of a term."""
-        found: Term = getattr(self.config.reward, name)
-        return found
-
-    def _term(self, name: str, context: Context) -> np.ndarray:
-        """(N,) before its weight; of a robot that blew up nothing means anything."""
-        if name in TRACKING:
-            value = np.exp(-TRACKING[name](context) / self.weight(name).width ** 2)
-        else:
-            value = COSTS[name](context)
-        return np.where(self.sim.failed, 0.0, value)
 
 
 class TrackingTask:
@@ -173,7 +99,7 @@ class TrackingTask:
         contract = policy.contract
         self._own_sensors = SensorFacts.of(robot) != SensorFacts()
         robot = with_gains(robot, contract)
-        self._robots = _Robots(
+        self._robots = Robots(
             robot, clip.motion, config, num_envs, np.random.default_rng(0), motion_name=clip.name,
             threads=threads, contract=contract,
         )  # fmt: skip
@@ -216,6 +142,11 @@ class TrackingTask:
     def observation_width(self) -> int:
         """D."""
         return len(self.policy.contract.element_names)
+
+    @property
+    def state_width(self) -> int:
+        """K."""
+        return 9 + len(self.robot.joint_names)
 
     @property
     def steps(self) -> int:
@@ -293,6 +224,10 @@ class TrackingTask:
         return rebuilt(self.policy, self.robot.joint_names, seen, episode.action_executed,
                        episode.channels["time_s"])  # fmt: skip
 
+    def states(self, episode: Episode) -> np.ndarray:
+        """(T + 1, K) float32: where the robot is, seen from the motion."""
+        return off_motion(episode.channels, self._robots.reference.table, self.control_dt)
+
     def step(self, action: np.ndarray) -> Step:
         """One control step of all; who is over may do anything, and stays over."""
         done = self._robots.advance(action)
@@ -314,6 +249,16 @@ class TrackingTask:
             scale = 1.0 if name in TRACKING else config.curriculum.cost_scale[0]
             total = total + self._robots.weight(name).weight * dt * scale * terms[name]
         return np.asarray(total)
+
+    def base_of_clip(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
+        """Position (3,) and attitude (4,) of the base in a frame of the clip."""
+        table = self._robots.reference.table
+        return table.base_pos_w[frame], table.base_quat_wxyz[frame]
+
+    def labelled(self, qpos: np.ndarray, qvel: np.ndarray, frames: np.ndarray,
+                 joint_pos_target: np.ndarray) -> Labelled:  # fmt: skip
+        """What a robot did in states that were recorded, see ``Robots.labelled``."""
+        return self._robots.labelled(qpos, qvel, frames, joint_pos_target)
 
     def _look(self, env_ids: np.ndarray) -> None:
         """Measure these robots (n,) anew; what others measured stands."""

@@ -1,12 +1,14 @@
-"""What a runtime observed in a recorded episode, all steps at once."""
+"""What a runtime observed in a recorded episode, and where the robot was, all steps at once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 
+from asap.rewards import TrackingState
+from asap_deploy import rotation
 from asap_deploy.observation import LAYOUTS, Measurement
 from asap_deploy.policy import Policy
 from asap_deploy.runtime import Runtime
@@ -53,3 +55,27 @@ def rebuilt(
 def rows_of_all(measured: Measurement, places: Any) -> Measurement:
     """Some rows of every array."""
     return Measurement(*(cast(np.ndarray, array)[places] for array in measured))
+
+
+def off_motion(
+    channels: Mapping[str, np.ndarray], table: TrackingState, control_dt: float
+) -> np.ndarray:
+    """(T, 9 + J) where a robot is, seen from where the motion has it, scaled to about 1.
+
+    What a policy cannot know and a critic may: how far the base is away [0.1 m], how it is turned
+    [0.2 rad], how fast it goes [0.5 m/s], how far joints are from the motion's [0.2 rad].
+    """
+    frame = np.clip(np.rint(channels["time_s"] / control_dt).astype(int), 0,
+                    len(table.joint_pos) - 1)  # fmt: skip
+    there = TrackingState(*(array[frame] for array in table))
+    away, speed = (
+        rotation.rotate_inverse(there.base_quat_wxyz, here - wanted)
+        for here, wanted in ((channels["base_pos_w"], there.base_pos_w),
+                             (channels["base_lin_vel_w"], there.base_lin_vel_w))
+    )  # fmt: skip
+    turned = rotation.to_rotvec(
+        rotation.multiply(rotation.conjugate(there.base_quat_wxyz), channels["base_quat_wxyz"])
+    )
+    joints = channels["joint_pos"] - there.joint_pos
+    parts = (10.0 * away, 5.0 * turned, 2.0 * speed, 5.0 * joints)
+    return np.concatenate(parts, axis=-1).astype(np.float32)

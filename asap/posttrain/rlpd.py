@@ -89,8 +89,7 @@ def rlpd(
     """
     require(actor.caps, RSAMPLE, "rlpd")
     rng = np.random.default_rng(seed)
-    engine = engine or SoftQ(actor.head, task.observation_width, len(task.action_names), config.q,
-                             seed, normal)  # fmt: skip
+    engine = engine or SoftQ.on(task, actor.head, config.q, seed, normal)
     online, shown, clipped = Buffer(), Buffer(), 0.0
     if config.prior_share and not prior and operator is None:
         raise InputError("rlpd needs prior episodes; without any it is SAC: prior_share 0")

@@ -1,11 +1,12 @@
 """Off-policy learning by an ensemble of critics: the engine of RLPD, HIL-SERL and ConRFT.
 
-    engine = SoftQ(actor.head, width, actions, SoftQConfig.cpu(), seed=0)
+    engine = SoftQ.on(task, actor.head, SoftQConfig.cpu(), seed=0)
     facts = engine.update(mix, rng)                  # G critic steps, one of the actor
 
-Critics have LayerNorm, without which few good data and many bootstraps diverge; a target is the
-smallest of a random few of them, the actor follows the mean of all. Time limits are no ends: a
-target goes on where nobody looked further, and stops where the episode terminated.
+Critics see more than the policy, as in the training of trackers. They have LayerNorm, without which
+few good data and many bootstraps diverge; a target is the smallest of a random few of them, the
+actor follows the mean of all. Time limits are no ends: a target goes on where nobody looked
+further, and stops where the episode terminated.
 
 Source: Ball et al. 2023 (RLPD), with the sign of the entropy term of its code; Nakamoto et al. 2023
 for the value floor.
@@ -23,6 +24,7 @@ import torch
 from torch import nn
 
 from asap.posttrain.actors import Head
+from asap.posttrain.task import Task
 from asap.posttrain.views import Rows
 from asap_deploy.errors import InputError
 
@@ -117,10 +119,11 @@ class Critics(nn.Module):
             self.shifts.append(nn.Parameter(torch.zeros(members, 1, after)))
 
     def forward(
-        self, observation: torch.Tensor, action: torch.Tensor, members: list[int] | None = None
-    ) -> torch.Tensor:
+        self, observation: torch.Tensor, state: torch.Tensor, action: torch.Tensor,
+        members: list[int] | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """Values (E, N), or of some members alone."""
-        given = torch.cat([self.normal(observation), action], dim=-1)
+        given = torch.cat([self.normal(observation), state, action], dim=-1)
         chosen = slice(None) if members is None else members
         value = given.expand(len(self.weights[0][chosen]), *given.shape)
         for depth, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -150,7 +153,7 @@ class SoftQ:
 
         Args:
             head: The actor, within +- 1.
-            width: Of observations D.
+            width: Of observations and states together, D + K.
             actions: A.
             config: How.
             seed: Of weights and draws; torch's generator is set.
@@ -168,6 +171,13 @@ class SoftQ:
         self._updates = 0
         self.clone_weight, self.value_weight = config.clone_weight, config.value_weight
         """May change while it learns."""
+
+    @classmethod
+    def on(cls, task: Task, head: Head, config: SoftQConfig, seed: int,
+           normal: nn.Module | None = None) -> SoftQ:  # fmt: skip
+        """As wide as a task is."""
+        width = task.observation_width + task.state_width
+        return cls(head, width, len(task.action_names), config, seed, normal)
 
     @property
     def alpha(self) -> float:
@@ -187,7 +197,8 @@ class SoftQ:
     def target(self, rows: TensorRows, members: list[int]) -> torch.Tensor:
         """(N,) y = r + gamma alive (min_Z Q'(o', a') - alpha log pi(a'|o'))."""
         action, log_prob = self.head.sample(rows.next_observation)
-        value = self.targets(rows.next_observation, action, members).min(dim=0).values
+        value = self.targets(rows.next_observation, rows.next_state, action, members)
+        value = value.min(dim=0).values
         if log_prob is not None and self.config.entropy_backup:
             value = value - self.alpha * log_prob
         return rows.reward + self.config.gamma * rows.alive * value
@@ -196,7 +207,7 @@ class SoftQ:
         config = self.config
         members = rng.choice(config.critics, config.subset, replace=False).tolist()
         target = self.target(rows, members)
-        values = self.critics(rows.observation, rows.action)
+        values = self.critics(rows.observation, rows.state, rows.action)
         loss = (values - target).square().mean(dim=1).sum()
         if config.floor_weight:
             loss = loss + config.floor_weight * self._conservative(rows, values)
@@ -214,13 +225,14 @@ class SoftQ:
         """Push down actions that the data do not have, but not below what the data reached."""
         count, size = self.config.floor_actions, len(rows.reward)
         with torch.no_grad():
-            seen = rows.observation.repeat(count, 1)
+            seen, state = rows.observation.repeat(count, 1), rows.state.repeat(count, 1)
             own = self.head.sample(seen)[0]
             later = self.head.sample(rows.next_observation.repeat(count, 1))[0]
             anything = 2.0 * torch.rand_like(own) - 1.0
         floor = rows.to_go.repeat(count)
-        found = [self.critics(seen, anything)]
-        found += [torch.maximum(self.critics(seen, action), floor) for action in (own, later)]
+        found = [self.critics(seen, state, anything)]
+        found += [torch.maximum(self.critics(seen, state, action), floor)
+                  for action in (own, later)]  # fmt: skip
         everything = torch.cat([one.reshape(-1, count, size) for one in found] + [values[:, None]],
                                dim=1)  # fmt: skip
         count_all = np.log(everything.shape[1])
@@ -229,7 +241,7 @@ class SoftQ:
     def _actor_step(self, rows: TensorRows) -> dict[str, float]:
         config = self.config
         action, log_prob = self.head.sample(rows.observation)
-        value = self.critics(rows.observation, action).mean(dim=0)
+        value = self.critics(rows.observation, rows.state, action).mean(dim=0)
         size = 1.0
         if config.normalise_value and (self.clone_weight or config.still_weight):
             size = float(value.detach().abs().mean()) + 1e-6
@@ -269,6 +281,8 @@ class TensorRows(NamedTuple):
     alive: torch.Tensor
     to_go: torch.Tensor
     shown: torch.Tensor
+    state: torch.Tensor
+    next_state: torch.Tensor
 
     @classmethod
     def of(cls, rows: Rows) -> TensorRows:

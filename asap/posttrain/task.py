@@ -62,6 +62,11 @@ class Task(Protocol):
         """D."""
         ...
 
+    @property
+    def state_width(self) -> int:
+        """K."""
+        ...
+
     def start(self, env_ids: np.ndarray, seeds: np.ndarray) -> None:
         """Begin episodes; one seed is one start."""
         ...
@@ -76,6 +81,10 @@ class Task(Protocol):
 
     def observations(self, episode: Episode) -> np.ndarray:
         """(T + 1, D) float32 from the raw channels: what ``observe`` said then."""
+        ...
+
+    def states(self, episode: Episode) -> np.ndarray:
+        """(T + 1, K) float32 what critics see beside the observation, and no policy ever does."""
         ...
 
     def step(self, action: np.ndarray) -> Step:

@@ -38,6 +38,8 @@ from asap_deploy.policy import Policy
 
 COST = "cost_mm"
 _HIDDEN = (128, 128)
+_LOG_STD = -0.7
+"""Of what a residual tries, in units of its bound."""
 
 
 class Verdict(NamedTuple):
@@ -105,7 +107,7 @@ class Setting:
         torch.manual_seed(seed)
         actions = len(self.task.action_names)
         head = SquashedGaussian(self.task.observation_width, actions, _HIDDEN, normal=normal,
-                                log_std=-1.5)  # fmt: skip
+                                log_std=_LOG_STD)  # fmt: skip
         return Bounded(head, np.full(actions, bound), GraphNet.of(self.policy))
 
     def gaussian(self, log_std: float) -> Gaussian:

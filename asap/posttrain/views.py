@@ -43,6 +43,10 @@ class Rows(NamedTuple):
     """(R,) discounted sum of rewards until the end of the episode"""
     shown: np.ndarray
     """(R,) bool: decided by an operator or a demonstrator"""
+    state: np.ndarray
+    """(R, K) what critics see as well"""
+    next_state: np.ndarray
+    """(R, K)"""
 
     def __len__(self) -> int:
         """R."""
@@ -66,12 +70,13 @@ def rows_of(
     """
     parts, clipped, steps = [], 0.0, 0
     for one in episodes:
-        seen = task.observations(one)
+        seen, state = task.observations(one), task.states(one)
         action, outside = encodes.encode(seen[:-1], one.action_executed)
         reward = np.asarray(task.reward(one.reward_terms), dtype=float)
         parts.append(Rows(
             seen[:-1], action, reward, seen[1:], 1.0 - one.terminated.astype(float),
             discounted(reward, gamma), np.isin(one.source, (OPERATOR, DEMO)),
+            state[:-1], state[1:],
         ))  # fmt: skip
         clipped, steps = clipped + outside * one.steps, steps + one.steps
     return Rows(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))), clipped / steps

@@ -194,7 +194,7 @@ def update_s(
 ) -> float:
     """What an update of critics and actor takes [s], on copies."""
     actor = copy.deepcopy(actor)
-    rows, _ = rows_of(episodes, setting.task, actor, gamma=config.gamma)
+    rows, _ = rows_of(episodes, setting.task, actor, gamma=config.gamma, ahead=config.ahead)
     buffer = Buffer(len(rows))
     buffer.add(rows)
     engine = SoftQ.on(setting.task, actor.head, config, 0)

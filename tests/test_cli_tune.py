@@ -18,6 +18,8 @@ from asap.robot import Robot
 from asap_deploy.golden import load_policy
 
 FEW = ["--num-envs", "4", "--episodes", "4", "--threads", "1", "--quiet"]
+ONE_ROUND = ["--grape.rounds", "1", "--grape.starts", "4", "--grape.tries", "2", "--grape.pairs",
+             "1"]  # fmt: skip
 
 
 def tune(folder: Path, *words: str, status: int = 0):
@@ -44,8 +46,7 @@ def chain(tmp_path_factory):
     found["ire"] = tune(at / "ire", "ire", "--policy", start, "--payload-kg", "2",
                         "--iterations", "1", "--expert-episodes", "4")  # fmt: skip
     start = str(at / "ire" / "tuned.onnx")
-    found["grape"] = tune(at / "grape", "grape", "--policy", start, "--grape.rounds", "1",
-                          "--grape.starts", "4", "--grape.tries", "2")  # fmt: skip
+    found["grape"] = tune(at / "grape", "grape", "--policy", start, *ONE_ROUND)
     return at, found
 
 
@@ -109,11 +110,20 @@ def test_a_residual_stays_within_its_bound(chain):
 
 
 def test_taste_is_tuned_in_seconds(tmp_path):
-    found = tune(tmp_path, "grape", "--policy", "squat", "--grape.rounds", "1",
-                 "--grape.starts", "4", "--grape.tries", "2")  # fmt: skip
+    found = tune(tmp_path, "grape", "--policy", "squat", *ONE_ROUND)
     assert found["objective"] == "foot_slip_mm_s"
     assert load_policy(tmp_path / "tuned.onnx").contract.provenance["recipes"] == "grape"
     assert set(found) >= {"run_dir", "recipe", "onnx", "better", "change", "before", "evaluation"}
+
+
+def test_a_control_of_equal_budget_stands_beside_the_result(tmp_path):
+    found = tune(tmp_path, "grape", "--policy", "squat", "--control", *ONE_ROUND)
+    control = found["control"]
+    assert control["is"] == "chosen cloned"
+    assert set(control["tuned_against_it"]) == {"value", "low", "high"}
+    assert control["judged_on"][0]["success_rate"]["value"] == 1.0
+    first = [one["cost"] for one in (found["rounds"][0], control["rounds"][0])]
+    assert first[0] == pytest.approx(first[1])  # from the same episodes
 
 
 def test_ctrl_c_keeps_what_there_is(tmp_path):
@@ -126,7 +136,7 @@ def test_ctrl_c_keeps_what_there_is(tmp_path):
 
     threading.Thread(target=ask, daemon=True).start()
     words = ["tune", "grape", "--policy", "squat", "--grape.rounds", "500", "--grape.starts", "2",
-             "--grape.tries", "2", "--out", str(tmp_path), *FEW]  # fmt: skip
+             "--grape.tries", "2", "--grape.pairs", "1", "--out", str(tmp_path), *FEW]  # fmt: skip
     assert main(words) == 130
     assert load_policy(tmp_path / "tuned.onnx").contract.provenance["recipes"] == "grape"
     assert not (tmp_path / "policy.onnx").exists()  # nothing was judged
@@ -137,6 +147,22 @@ def test_data_of_other_physics_are_refused_with_what_to_do(tmp_path, capsys):
              str(tmp_path), *FEW]  # fmt: skip
     assert main(words) == 2
     assert "asap fit" in capsys.readouterr().err
+
+
+def test_a_log_of_the_robot_is_data(tmp_path):
+    """Of another robot, which is refused without leave."""
+    log = str(Path(__file__).parents[1] / "real_logs" / "g1" / "squat_worn.npz")
+    words = ["rlpd", "--policy", "squat", "--data", log, "--steps", "20", "--look-episodes", "2",
+             "--largest-gap", "100"]  # fmt: skip
+    found = tune(tmp_path, *words)
+    assert found["gap"]["prior"] > 0.1
+    assert len(load_episodes(tmp_path / "episodes.npz")) == 4
+
+
+def test_a_teacher_takes_over_where_the_robot_is_off(tmp_path):
+    found = tune(tmp_path, "hil", "--policy", "wave", "--operator", "teacher", "--steps", "20",
+                 "--off-m", "0.01", "--look-episodes", "2")  # fmt: skip
+    assert max(found["intervention_rates"]) > 0.1
 
 
 def test_an_operator_whose_actions_mean_something_else_is_refused(tmp_path, capsys):

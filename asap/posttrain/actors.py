@@ -253,34 +253,6 @@ class Gaussian:
         return trunk
 
 
-class Lasting:
-    """Acts as a Gaussian whose noise lasts over steps, with the same spread in each.
-
-    Source of the habit: Eberhard et al. 2023 (pink noise) and Ruckstiess et al. 2008.
-    """
-
-    def __init__(self, actor: Gaussian, correlation: float) -> None:
-        """Nothing was tried.
-
-        Args:
-            actor: Its mean and spread, as they are when it acts.
-            correlation: Of the noise with that of a step before; 0: white.
-        """
-        self._actor, self._correlation = actor, correlation
-        self._noise: torch.Tensor | None = None
-
-    @torch.no_grad()
-    def __call__(self, observation: np.ndarray) -> np.ndarray:
-        """A sample (N, A)."""
-        mean = self._actor.net(_tensor(observation))
-        new = torch.randn_like(mean)
-        if self._noise is not None:
-            kept = self._correlation
-            new = kept * self._noise + float(np.sqrt(1.0 - kept**2)) * new
-        self._noise = new
-        return np.asarray((mean + torch.exp(self._actor.log_std) * new).numpy())
-
-
 def require(caps: frozenset[str], wanted: str, recipe: str) -> None:
     """Check that a policy can what a recipe needs.
 

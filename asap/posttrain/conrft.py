@@ -175,7 +175,7 @@ def offline(
     if not demos:
         raise InputError("conrft needs demonstrations; got none: record some, or use rlpd")
     q, rng, known = config.online.q, np.random.default_rng(seed), Buffer()
-    rows, clipped = rows_of(demos, task, actor, gamma=q.gamma)
+    rows, clipped = rows_of(demos, task, actor, gamma=q.gamma, ahead=q.ahead)
     if not rows.shown.all():
         raise InputError("conrft's demonstrations are of a demonstrator or operator alone; "
                          f"{int((~rows.shown).sum())} of {len(rows)} steps are not")  # fmt: skip

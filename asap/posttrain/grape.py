@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from asap.posttrain.actors import LOG_PROB, Gaussian, Lasting, require
+from asap.posttrain.actors import LOG_PROB, Gaussian, require
 from asap.posttrain.collect import collect
 from asap.posttrain.episode import Episode, Pair, pair
 from asap.posttrain.task import Task
@@ -40,6 +40,8 @@ class GrapeConfig:
     """Different starts in a round."""
     tries: int = 5
     """Episodes from each."""
+    pairs: int = 1
+    """Of each start: the best and the worst, the second best and the second worst, ..."""
     beta: float = 0.1
     """Of the pair loss: how strongly it pulls back to the reference."""
     anchor: float = 3.0
@@ -57,9 +59,6 @@ class GrapeConfig:
     """Of the mean log-likelihood of a step under the policy itself."""
     clone_chosen: bool = False
     """The better of every pair is cloned instead, nothing is pushed away: the control."""
-    correlation: float = 0.0
-    """Of what is tried with what was tried a step before; its spread stays. On a robot white noise
-    shakes more than it tries, and what it shakes hides what was tried."""
     abort_below: float = -2.0
     """A round is undone, and the last, if chosen episodes become less likely than this [nat]."""
 
@@ -67,8 +66,9 @@ class GrapeConfig:
         """Refuse values that make no sense."""
         if self.tries < 2:
             raise InputError("grape needs at least two tries from a start to make a pair")
-        if not 0.0 <= self.correlation < 1.0:
-            raise InputError(f"grape.correlation must be 0 to below 1; got {self.correlation:g}")
+        if not 1 <= self.pairs <= self.tries // 2:
+            raise InputError(f"grape.pairs must be 1 to {self.tries // 2}, half of the tries; got "
+                             f"{self.pairs}")  # fmt: skip
 
     @classmethod
     def paper(cls) -> GrapeConfig:
@@ -123,10 +123,9 @@ def grape(
         if stopped():
             break
         starts = np.repeat(rng.integers(0, 2**31, config.starts), config.tries)
-        found = collect(task, Lasting(actor, config.correlation), len(starts), rng,
-                        seeds=starts.tolist())  # fmt: skip
+        found = collect(task, actor.act, len(starts), rng, seeds=starts.tolist())
         scores = _scores(found, task, actor, cost, config)
-        chosen = _pairs(found, scores, config.tries)
+        chosen = _pairs(found, scores, config)
         named = [pair(found[good], found[bad], (scores[good], scores[bad])) for good, bad in chosen]
         before = copy.deepcopy(actor.net.state_dict())
         ratio, accuracy = _fit([found[good] for good, _ in chosen],
@@ -156,14 +155,15 @@ def _scores(
     return scores
 
 
-def _pairs(found: Sequence[Episode], scores: Sequence[float], tries: int) -> list[tuple[int, int]]:
-    """Of every start the best and the worst, where they differ."""
+def _pairs(
+    found: Sequence[Episode], scores: Sequence[float], config: GrapeConfig
+) -> list[tuple[int, int]]:
+    """Of every start the best and the worst, and so on, where they differ."""
     chosen = []
-    for first in range(0, len(found), tries):
-        places = range(first, first + tries)
-        good, bad = max(places, key=scores.__getitem__), min(places, key=scores.__getitem__)
-        if scores[good] > scores[bad] + 1e-9:
-            chosen.append((good, bad))
+    for first in range(0, len(found), config.tries):
+        places = sorted(range(first, first + config.tries), key=scores.__getitem__)
+        some = zip(places[::-1][: config.pairs], places[: config.pairs], strict=True)
+        chosen += [(good, bad) for good, bad in some if scores[good] > scores[bad] + 1e-9]
     return chosen
 
 

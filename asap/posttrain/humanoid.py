@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from asap.correction import Correction
-from asap.env import EnvConfig
+from asap.env import EnvConfig, TrackingEnv
 from asap.evaluate import Case, check_case, with_gains
 from asap.finetune import FINETUNE
 from asap.inputs import OpenedMotion
@@ -157,6 +157,11 @@ class TrackingTask:
     def simulation(self) -> Simulation:
         """The robots, to look at."""
         return self._robots.sim
+
+    @property
+    def robots(self) -> TrackingEnv:
+        """The same as an environment: what a teacher acts on."""
+        return self._robots
 
     def ahead(self, state: Mapping[str, np.ndarray], actions: np.ndarray) -> np.ndarray:
         """(N, J) joints K steps after raw states (N, ...) under actions (K, N, A) [rad].

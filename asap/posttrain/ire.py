@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from torch import nn
 
 from asap.posttrain.actors import TRUNK_SPLIT, Gaussian, require
 from asap.posttrain.collect import collect
 from asap.posttrain.episode import Episode
-from asap.posttrain.on_policy import PpoStage, improve
+from asap.posttrain.on_policy import PpoStage, improve, improve_best
 from asap.posttrain.regress import CloneConfig, Shown, clone, held
 from asap.posttrain.task import Task
 
@@ -60,7 +61,8 @@ class TaskDone(NamedTuple):
 
 def ire(
     actor: Gaussian, experts: Sequence[Episode], home: Task, tasks: Sequence[Task],
-    config: IreConfig, *, seed: int, told: Callable[[TaskDone], None] = lambda one: None,
+    config: IreConfig, *, seed: int, judges: Sequence[Task] = (),
+    told: Callable[[TaskDone], None] = lambda one: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[list[TaskDone], list[Episode]]:  # fmt: skip
     """Learn the tasks in turn.
@@ -72,6 +74,7 @@ def ire(
         tasks: New ones.
         config: How.
         seed: Of everything random.
+        judges: Of the tasks, where the best look of each first stage counts and not its end.
         told: Every task.
         stopped: Asked before every task; ends with what there is.
 
@@ -86,7 +89,8 @@ def ire(
     for place, task in enumerate(tasks):
         if stopped():
             break
-        rate = _first_stage(actor, task, shown, config, seed + place)
+        judge = judges[place] if judges else None
+        rate = _first_stage(actor, task, judge, shown, config, seed + place)
         at_home = np.mean(
             [bool(one.success) for one in collect(home, actor.best, config.home_episodes, rng)]
         )
@@ -103,13 +107,21 @@ def ire(
     return found, kept
 
 
-def _first_stage(actor: Gaussian, task: Task, shown: Shown, config: IreConfig, seed: int) -> float:
+def _first_stage(
+    actor: Gaussian, task: Task, judge: Task | None, shown: Shown, config: IreConfig, seed: int
+) -> float:
     """PPO on the head; of the control on everything, with the experts in between."""
-    if not config.replay:
-        return improve(task, actor, config.ppo, seed=seed, hold=lambda one: one.trunk())
-    step = CloneConfig(steps=10, learning_rate=3e-4)
+    step = CloneConfig(steps=10, learning_rate=0.3 * config.fit.learning_rate)
 
-    def again(iteration: int) -> None:
-        clone(actor, shown, step, seed=seed + iteration)
+    def hold(one: Gaussian) -> Sequence[nn.Parameter]:
+        return [] if config.replay else one.trunk()
 
-    return improve(task, actor, config.ppo, seed=seed, after=again)
+    def after(iteration: int) -> None:
+        if config.replay:
+            clone(actor, shown, step, seed=seed + iteration)
+
+    if judge is None:
+        return improve(task, actor, config.ppo, seed=seed, hold=hold, after=after)
+    looks = improve_best(task, actor, config.ppo, seed=seed, judge=judge, episodes=judge.num_envs,
+                         hold=hold, after=after)  # fmt: skip
+    return max(looks, key=lambda one: one.value).success

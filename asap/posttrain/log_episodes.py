@@ -5,7 +5,8 @@
 Rewards are those of the task, of the recorded states; what a log cannot say, forces under the feet,
 is simulated step by step from there. The robot is laid where the clip begins, for rewards are of a
 place in the room, and a log without motion capture has none: it is refused. The end of a log is
-never an end of the task, unless the clip was over or the robot had failed.
+never an end of the task, unless the clip was over or the robot had failed. Actions are those that
+command the targets that were in force, cut at joint limits as these were.
 """
 
 from __future__ import annotations

@@ -118,8 +118,10 @@ def improve(
 
 
 def improve_best(
-    task: Task, actor: Gaussian, stage: PpoStage, *, seed: int, judge: Task, every: int,
-    episodes: int, looked: Callable[[Look], None] = lambda look: None,
+    task: Task, actor: Gaussian, stage: PpoStage, *, seed: int, judge: Task, episodes: int,
+    hold: Callable[[Gaussian], Sequence[nn.Parameter]] = lambda actor: (),
+    after: Callable[[int], None] = lambda iteration: None,
+    looked: Callable[[Look], None] = lambda look: None,
 ) -> list[Look]:  # fmt: skip
     """As ``improve``, and ends with the actor of the best look, the start among them.
 
@@ -128,22 +130,24 @@ def improve_best(
         actor: Is changed.
         stage: How long.
         seed: Of everything random.
-        judge: Where looks are taken.
-        every: Iterations between looks.
+        judge: Where ten looks are taken; not the task that is learned on, whose episodes go on.
         episodes: Of a look.
+        hold: Weights that stay, to the byte.
+        after: Called after every iteration, before a look.
         looked: Told every look.
     """
     curve = [look(0, actor, judge, episodes)]
     best = Best(actor, curve)
-    each = stage.ppo.horizon * task.num_envs
+    each, every = stage.ppo.horizon * task.num_envs, max(1, stage.iterations // 10)
 
-    def after(iteration: int) -> None:
+    def then(iteration: int) -> None:
+        after(iteration)
         if (iteration + 1) % every == 0:
             curve.append(look((iteration + 1) * each, actor, judge, episodes))
             looked(curve[-1])
             best.compare(curve[-1])
 
-    improve(task, actor, stage, seed=seed, after=after)
+    improve(task, actor, stage, seed=seed, hold=hold, after=then)
     best.restore()
     return curve
 

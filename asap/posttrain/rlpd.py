@@ -94,7 +94,7 @@ def rlpd(
     if config.prior_share and not prior and operator is None:
         raise InputError("rlpd needs prior episodes; without any it is SAC: prior_share 0")
     if prior and config.prior_share:
-        rows, clipped = rows_of(prior, task, actor, gamma=config.q.gamma)
+        rows, clipped = rows_of(prior, task, actor, gamma=config.q.gamma, ahead=config.q.ahead)
         shown.add(rows)
     found: list[Episode] = []
     curve = [look(0, actor, judge, config.judge_episodes)] if config.keep_best else []
@@ -106,7 +106,7 @@ def rlpd(
         some = collect(task, act, task.num_envs, rng, operator=operator)
         found += some
         intervened += [float(one.operator_mask.any(axis=1).mean()) for one in some]
-        rows, _ = rows_of(some, task, actor, gamma=config.q.gamma)
+        rows, _ = rows_of(some, task, actor, gamma=config.q.gamma, ahead=config.q.ahead)
         online.add(rows)
         if operator is not None and rows.shown.any():
             shown.add(rows.take(np.flatnonzero(rows.shown)))

@@ -45,6 +45,8 @@ class SoftQConfig:
     critic_steps: int = 20
     """G, for each step of the actor."""
     gamma: float = 0.99
+    ahead: int = 1
+    """Steps whose rewards a target counts before it asks the critics."""
     tau: float = 0.005
     """How fast targets follow."""
     learning_rate: float = 3e-4
@@ -77,8 +79,8 @@ class SoftQConfig:
         """Refuse values that make no sense."""
         if not 1 <= self.subset <= self.critics:
             raise InputError(f"subset must be 1 to {self.critics} critics; got {self.subset}")
-        if not (0.0 <= self.gamma < 1.0 and 0.0 < self.tau <= 1.0):
-            raise InputError("gamma must be 0 to below 1, tau above 0 to 1")
+        if not (0.0 < self.gamma < 1.0 and 0.0 < self.tau <= 1.0 and self.ahead >= 1):
+            raise InputError("gamma must be between 0 and 1, tau above 0 to 1, ahead 1 or more")
 
     @classmethod
     def cpu(cls, **changes: object) -> SoftQConfig:

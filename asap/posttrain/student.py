@@ -24,6 +24,7 @@ from asap.posttrain.actors import Gaussian, InputNorm, mlp
 from asap.posttrain.collect import collect
 from asap.posttrain.humanoid import TrackingTask
 from asap.posttrain.rldg import Specialist
+from asap.posttrain.tuned_policy import action_differs
 from asap.robot import Robot
 from asap.tracking import StartNoise
 from asap_deploy.contract import PolicyContract
@@ -32,9 +33,6 @@ from asap_deploy.observation import LAYOUTS
 from asap_deploy.policy import Policy
 
 LAYOUT = "beyondmimic"
-_SAME = ("action_joint_names", "action_scale", "offset_mode", "stiffness", "damping",
-         "default_joint_pos")  # fmt: skip
-"""Of contracts: where these agree, an action means the same."""
 
 
 class Known(NamedTuple):
@@ -106,12 +104,11 @@ def _check(known: Sequence[Known]) -> None:
         raise InputError("rldg makes one policy of several: give at least two specialists")
     first = known[0].policy.contract
     for one in known[1:]:
-        for name in _SAME:
-            if getattr(one.policy.contract, name) != getattr(first, name):
-                raise InputError(
-                    f"specialists of '{known[0].clip.name}' and '{one.clip.name}' differ in "
-                    f"{name}: their actions mean different things"
-                )
+        if name := action_differs(first, one.policy.contract):
+            raise InputError(
+                f"specialists of '{known[0].clip.name}' and '{one.clip.name}' differ in {name}: "
+                "their actions mean different things"
+            )
 
 
 def _contract(robot: Robot, one: Known) -> PolicyContract:

@@ -15,6 +15,7 @@ from asap import onnx_file
 from asap.export import write_policy
 from asap.posttrain.graph_net import ends
 from asap.robot import Robot
+from asap_deploy.contract import PolicyContract
 from asap_deploy.errors import InputError
 from asap_deploy.motion import Motion
 from asap_deploy.policy import Policy
@@ -23,6 +24,16 @@ RECIPE, NOISE = "recipe", "noise"
 """Provenance that every tuned file has: what was done, and how actions were explored."""
 RECIPES, START = "recipes", "tuned_from_sha256"
 """All that was done, in its order; hash of the file before the last of it."""
+
+
+_ACTION_MEANS = ("action_joint_names", "action_scale", "offset_mode", "stiffness", "damping",
+                 "default_joint_pos")  # fmt: skip
+
+
+def action_differs(ours: PolicyContract, theirs: PolicyContract) -> str:
+    """Name of the first fact by which the same action means different things, or nothing."""
+    return next((name for name in _ACTION_MEANS if getattr(ours, name) != getattr(theirs, name)),
+                "")  # fmt: skip
 
 
 def write_tuned(

@@ -38,7 +38,8 @@ class Rows(NamedTuple):
     next_observation: np.ndarray
     """(R, D)"""
     alive: np.ndarray
-    """(R,) 0 where the episode terminated there, 1 where it went on or nobody looked further"""
+    """(R,) 0 where the episode terminated there, 1 where it went on or nobody looked further; less
+    where a row spans more than one step, for what comes after it is farther away"""
     to_go: np.ndarray
     """(R,) discounted sum of rewards until the end of the episode"""
     shown: np.ndarray
@@ -58,7 +59,7 @@ class Rows(NamedTuple):
 
 
 def rows_of(
-    episodes: Sequence[Episode], task: Task, encodes: Encodes, *, gamma: float
+    episodes: Sequence[Episode], task: Task, encodes: Encodes, *, gamma: float, ahead: int = 1
 ) -> tuple[Rows, float]:
     """Transitions of episodes, and the share of action numbers outside what the policy can do.
 
@@ -67,16 +68,21 @@ def rows_of(
         task: Rebuilds observations, weighs rewards.
         encodes: Of the policy that learns.
         gamma: Discount of ``to_go``: that of the critic, never another.
+        ahead: Steps that a row spans, fewer at the end of an episode: their rewards are summed,
+            and what comes after them is discounted in ``alive``.
     """
     parts, clipped, steps = [], 0.0, 0
     for one in episodes:
         seen, state = task.observations(one), task.states(one)
         action, outside = encodes.encode(seen[:-1], one.action_executed)
         reward = np.asarray(task.reward(one.reward_terms), dtype=float)
+        to_go = discounted(reward, gamma)
+        after = np.minimum(np.arange(one.steps) + ahead, one.steps)
+        further = gamma ** (after - np.arange(one.steps))
+        alive = np.where((after == one.steps) & one.terminated[-1], 0.0, further / gamma)
         parts.append(Rows(
-            seen[:-1], action, reward, seen[1:], 1.0 - one.terminated.astype(float),
-            discounted(reward, gamma), np.isin(one.source, (OPERATOR, DEMO)),
-            state[:-1], state[1:],
+            seen[:-1], action, to_go - further * np.append(to_go, 0.0)[after], seen[after], alive,
+            to_go, np.isin(one.source, (OPERATOR, DEMO)), state[:-1], state[after],
         ))  # fmt: skip
         clipped, steps = clipped + outside * one.steps, steps + one.steps
     return Rows(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True))), clipped / steps

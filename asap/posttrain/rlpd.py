@@ -113,7 +113,7 @@ def rlpd(
         before, steps = steps, steps + len(rows)
         mix = _mix(online, shown, config.prior_share)
         if steps > config.random_steps:
-            for place in range(len(rows)):
+            for place in range(min(len(rows), config.steps - before)):
                 if stopped():
                     break
                 scheduled((before + place) / config.steps, engine)

@@ -231,7 +231,7 @@ class TuneConrft(TuneResidual):
         found = conrft(setting.task, actor, demos, config, seed=self.seed,
                        judge=self.judge(setting), normal=normal, looked=looks(said),
                        stopped=stopped)  # fmt: skip
-        curve = [one._asdict() for one in (found.offline, *found.online)]
+        curve = [one._asdict() for one in dict.fromkeys((found.offline, *found.online))]
         return Arm(actor, found.episodes, {"curve": curve})
 
 

@@ -37,6 +37,7 @@ from asap.teachers import AUTO, find_teacher
 from asap_deploy.errors import InputError
 
 TEACHER = Path("teacher")
+"""In place of a file: the robot's own."""
 _PPO_ROBOTS = 8
 """Of the control of rlpd: PPO learns nothing from two."""
 
@@ -159,11 +160,11 @@ class TuneHil(TuneResidual):
         actor = setting.residual(normal, bound=self.bound, seed=self.seed)
         config = self.online(RlpdConfig(q=robot_q(), prior_share=0.0 if control else 0.5))
         names = setting.task.action_names
-        operator = Masked(
+        operator = None if control else Masked(
             self._operator(setting, said), names, self.joints or names, hardware=False
-        )
+        )  # fmt: skip
         said(announced(setting, [], self.steps, update_s(setting, actor, config.q, shown)))
-        found = hil(setting.task, actor, [], None if control else operator,
+        found = hil(setting.task, actor, [], operator,
                     HilConfig(learn=config), seed=self.seed, judge=self.judge(setting),
                     normal=normal, looked=looks(said), stopped=stopped)  # fmt: skip
         said("share of steps that the operator took over, by thirds: "

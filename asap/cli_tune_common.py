@@ -79,7 +79,7 @@ class Tune(Common):
     push_speed: float = 0.0
     """Kick of the base every second, while it learns and is judged [m/s]."""
     control: bool = False
-    """Also learn for as long without what the recipe adds, and compare."""
+    """Also learn without what the recipe adds, and compare."""
     num_envs: int = 16
     """Robots side by side."""
     episodes: int = 128
@@ -151,7 +151,7 @@ class Tune(Common):
 
     @abstractmethod
     def learn(self, setting: Setting, said: Said, stopped: Stopped, *, control: bool) -> Arm:
-        """What the recipe does, or its control with as many steps of the robot."""
+        """What the recipe does, or its control."""
 
     def _open(self) -> tuple[Setting, list[Path]]:
         robot = Robot.load(self.robot)

@@ -38,6 +38,7 @@ from asap.sensor_noise import SensorNoise, noisy
 from asap.sim import CpuSimulation
 from asap.starts import StartConfig, StartSampler
 from asap.tangent import from_base, turn_rate
+from asap.tracking import drawn_kicks
 from asap.twin import make_simulation
 from asap_deploy import rotation
 from asap_deploy.contract import PolicyContract
@@ -317,10 +318,9 @@ class TrackingEnv:
         if config.push_speed == 0.0:
             return
         chosen = self.rng.random(self.num_envs) < self.robot.control_dt / config.push_interval_s
-        angle = self.rng.uniform(0.0, 2.0 * np.pi, self.num_envs)
-        kick = np.stack([np.cos(angle), np.sin(angle), np.zeros_like(angle)], axis=1)
+        kicks = drawn_kicks(self.rng, self.num_envs, config.push_speed)
         env_ids = np.flatnonzero(chosen)
-        self.sim.push(env_ids, config.push_speed * kick[env_ids])
+        self.sim.push(env_ids, kicks[env_ids])
 
     def _state(self) -> TrackingState:
         """The robots; velocities of points are those of the last control step."""

@@ -28,7 +28,7 @@ from asap.metrics import (
 from asap.robot import Robot
 from asap.rollout import Rollout
 from asap.sim_protocol import Simulation
-from asap.tracking import NOISE, Reference, StartNoise, start_states
+from asap.tracking import NOISE, Reference, StartNoise, drawn_kicks, start_states
 from asap.twin import Sensors, make_simulation
 from asap_deploy.contract import PolicyContract
 from asap_deploy.errors import InputError
@@ -308,9 +308,7 @@ def _push(sim: Simulation, step: int, control_dt: float, config: EvaluateConfig,
     every = max(1, round(config.push_interval_s / control_dt))
     if config.push_speed == 0.0 or step == 0 or step % every:
         return
-    angle = rng.uniform(0.0, 2.0 * np.pi, config.episodes)
-    kick = np.stack([np.cos(angle), np.sin(angle), np.zeros_like(angle)], axis=1)
-    sim.push(np.arange(config.episodes), config.push_speed * kick)
+    sim.push(np.arange(config.episodes), drawn_kicks(rng, config.episodes, config.push_speed))
 
 
 def check_case(case: Case, robot: Robot) -> None:

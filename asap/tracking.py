@@ -23,6 +23,12 @@ NOISE: dict[StartNoise, float] = {"none": 0.0, "small": 1.0 / 3.0, "paper": 1.0}
 """Multiples of the original's start noise."""
 
 
+def drawn_kicks(rng: np.random.Generator, count: int, speed: float) -> np.ndarray:
+    """(count, 3) velocities in random horizontal directions [m/s]."""
+    angle = rng.uniform(0.0, 2.0 * np.pi, count)
+    return speed * np.stack([np.cos(angle), np.sin(angle), np.zeros_like(angle)], axis=1)
+
+
 class Reference:
     """The motion in the robot's order, lowered so that a sole touches the floor at the start."""
 

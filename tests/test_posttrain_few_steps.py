@@ -77,7 +77,7 @@ def test_the_best_look_is_gone_back_to():
 
 def test_pairs_are_of_the_best_with_the_worst():
     scores = [3.0, 1.0, 2.0, 0.0, 1.0, 1.0, 1.0, 1.0]
-    one, two = (_pairs([None] * 8, scores, GrapeConfig(tries=4, pairs=count)) for count in (1, 2))
+    one, two = (_pairs(scores, GrapeConfig(tries=4, pairs=count)) for count in (1, 2))
     assert one == [(0, 3)]  # those of the second start do not differ
     assert two == [(0, 3), (2, 1)]
     with pytest.raises(InputError, match="1 to 2, half of the tries"):

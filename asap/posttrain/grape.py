@@ -125,7 +125,7 @@ def grape(
         starts = np.repeat(rng.integers(0, 2**31, config.starts), config.tries)
         found = collect(task, actor.act, len(starts), rng, seeds=starts.tolist())
         scores = _scores(found, task, actor, cost, config)
-        chosen = _pairs(found, scores, config)
+        chosen = _pairs(scores, config)
         named = [pair(found[good], found[bad], (scores[good], scores[bad])) for good, bad in chosen]
         before = copy.deepcopy(actor.net.state_dict())
         ratio, accuracy = _fit([found[good] for good, _ in chosen],
@@ -155,12 +155,10 @@ def _scores(
     return scores
 
 
-def _pairs(
-    found: Sequence[Episode], scores: Sequence[float], config: GrapeConfig
-) -> list[tuple[int, int]]:
+def _pairs(scores: Sequence[float], config: GrapeConfig) -> list[tuple[int, int]]:
     """Of every start the best and the worst, and so on, where they differ."""
     chosen = []
-    for first in range(0, len(found), config.tries):
+    for first in range(0, len(scores), config.tries):
         places = sorted(range(first, first + config.tries), key=scores.__getitem__)
         some = zip(places[::-1][: config.pairs], places[: config.pairs], strict=True)
         chosen += [(good, bad) for good, bad in some if scores[good] > scores[bad] + 1e-9]

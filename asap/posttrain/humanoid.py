@@ -22,20 +22,20 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from asap.correction import Correction
-from asap.env import EnvConfig, TrackingEnv
-from asap.evaluate import Case, check_case, with_gains
+from asap.env import EnvConfig
+from asap.evaluate import Case, EvaluateConfig, check_case, with_gains
 from asap.finetune import FINETUNE
 from asap.inputs import OpenedMotion
 from asap.posttrain.episode import Episode
 from asap.posttrain.rebuilt import off_motion, rebuilt, rows_of_all
-from asap.posttrain.robots import FAILED, Labelled, Robots
+from asap.posttrain.robots import FAILED, Robots
 from asap.posttrain.task import Step
 from asap.randomize import RandomizeConfig
 from asap.rewards import TRACKING
 from asap.robot import Robot
 from asap.sensor_noise import noisy
 from asap.sim_protocol import Simulation
-from asap.tracking import NOISE, StartNoise, start_states
+from asap.tracking import NOISE, StartNoise, drawn_kicks, start_states
 from asap.twin import SensorFacts, Sensors
 from asap_deploy import rotation
 from asap_deploy.errors import InputError
@@ -43,8 +43,6 @@ from asap_deploy.motion import MotionFrame
 from asap_deploy.observation import LAYOUTS, Measurement
 from asap_deploy.policy import Policy
 from asap_deploy.runtime import Runtime
-
-_KICK_EVERY_S = 1.0
 
 
 def corrected(correction: Correction) -> str:
@@ -159,8 +157,8 @@ class TrackingTask:
         return self._robots.sim
 
     @property
-    def robots(self) -> TrackingEnv:
-        """The same as an environment: what a teacher acts on."""
+    def robots(self) -> Robots:
+        """The same as an environment: what a teacher acts on, and what labels logs."""
         return self._robots
 
     def ahead(self, state: Mapping[str, np.ndarray], actions: np.ndarray) -> np.ndarray:
@@ -260,11 +258,6 @@ class TrackingTask:
         table = self._robots.reference.table
         return table.base_pos_w[frame], table.base_quat_wxyz[frame]
 
-    def labelled(self, qpos: np.ndarray, qvel: np.ndarray, frames: np.ndarray,
-                 joint_pos_target: np.ndarray) -> Labelled:  # fmt: skip
-        """What a robot did in states that were recorded, see ``Robots.labelled``."""
-        return self._robots.labelled(qpos, qvel, frames, joint_pos_target)
-
     def _look(self, env_ids: np.ndarray) -> None:
         """Measure these robots (n,) anew; what others measured stands."""
         for kept, new in zip(self._seen, self._measure(env_ids), strict=True):
@@ -292,10 +285,10 @@ class TrackingTask:
         """(frames, 3) [m/s], as ``asap evaluate`` kicks."""
         kicks = np.zeros((self.steps + 1, 3))
         if self._push_speed:
-            every = round(_KICK_EVERY_S / self.control_dt)
-            angle = rng.uniform(0.0, 2.0 * np.pi, len(kicks[every::every]))
-            kicks[every::every, :2] = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        return self._push_speed * kicks
+            every = round(EvaluateConfig.push_interval_s / self.control_dt)
+            kicked = kicks[every::every]
+            kicked[:] = drawn_kicks(rng, len(kicked), self._push_speed)
+        return kicks
 
     def _drawn_noise(self, rng: np.random.Generator) -> Measurement:
         """What sensors add in every frame of an episode: a robot that stands still, with noise."""

@@ -98,7 +98,7 @@ def _episode(
     """One piece, up to where the robot failed."""
     qpos, qvel = _laid(track.qpos[rows], track.qvel[rows], frames[0], task)
     target = track.joint_pos_target[rows][:-1]
-    told = task.labelled(qpos, qvel, frames, target)
+    told = task.robots.labelled(qpos, qvel, frames, target)
     steps = _until_failed(told)
     ended = bool(told.terms[FAILED][steps - 1]) or frames[steps] >= task.steps
     robot, last = task.robot, np.arange(steps) == steps - 1

@@ -25,9 +25,9 @@ RECIPE, NOISE = "recipe", "noise"
 RECIPES, START = "recipes", "tuned_from_sha256"
 """All that was done, in its order; hash of the file before the last of it."""
 
-
 _ACTION_MEANS = ("action_joint_names", "action_scale", "offset_mode", "stiffness", "damping",
                  "default_joint_pos")  # fmt: skip
+"""Of contracts: where these agree, an action means the same."""
 
 
 def action_differs(ours: PolicyContract, theirs: PolicyContract) -> str:
